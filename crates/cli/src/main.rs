@@ -1,0 +1,2 @@
+//! The `agent-vm` command.
+fn main() {}

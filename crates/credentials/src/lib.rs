@@ -1,0 +1,1 @@
+//! Host credentials found, placeholders minted.

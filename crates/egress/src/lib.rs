@@ -1,0 +1,1 @@
+//! One flow: name, verdict, interception, credential, audit.

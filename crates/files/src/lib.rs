@@ -1,0 +1,1 @@
+//! The file server behind the one virtio-fs device.

@@ -1,0 +1,1 @@
+//! OCI images pulled into a content-addressed EROFS store.

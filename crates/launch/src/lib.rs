@@ -1,0 +1,1 @@
+//! One launch as typed steps.

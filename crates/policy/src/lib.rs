@@ -1,0 +1,1 @@
+//! Address classes, egress rules and verdicts; pure.

@@ -1,0 +1,1 @@
+//! Children with a scrubbed environment and named file descriptors.

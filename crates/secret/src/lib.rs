@@ -1,0 +1,1 @@
+//! Secrets, placeholders and redaction.

@@ -1,0 +1,1 @@
+//! Project identity, session directories and locks.

@@ -1,0 +1,1 @@
+//! VmSpec to a confined child process that is the virtual machine.
