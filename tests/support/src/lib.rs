@@ -1,1 +1,5 @@
 //! Fakes and environments for tests.
+
+#![forbid(unsafe_code)]
+
+pub mod upstream;
