@@ -39,7 +39,9 @@ impl Canary {
     pub fn mint(prefix: &str) -> Self {
         let mut random = [0_u8; 20];
         let mut source = fs_err::File::open("/dev/urandom").expect("the kernel has /dev/urandom");
-        source.read_exact(&mut random).expect("the kernel has random bytes");
+        source
+            .read_exact(&mut random)
+            .expect("the kernel has random bytes");
         Self::new(format!("{prefix}{}", hex(&random)))
     }
 
@@ -49,8 +51,15 @@ impl Canary {
     /// When the token is too short to be searched for.
     #[must_use]
     pub fn new(token: String) -> Self {
-        assert!(token.len() >= 16, "a canary of {} bytes would be found by chance", token.len());
-        let mut needles = vec![token.clone().into_bytes(), hex(token.as_bytes()).into_bytes()];
+        assert!(
+            token.len() >= 16,
+            "a canary of {} bytes would be found by chance",
+            token.len()
+        );
+        let mut needles = vec![
+            token.clone().into_bytes(),
+            hex(token.as_bytes()).into_bytes(),
+        ];
         needles.extend((0..3).map(|alignment| base64_core(token.as_bytes(), alignment)));
         Self { token, needles }
     }
@@ -64,7 +73,13 @@ impl Canary {
     /// Searches bytes.
     #[must_use]
     pub fn search_bytes(&self, place: &str, bytes: &[u8]) -> Vec<Sighting> {
-        self.offsets(bytes).into_iter().map(|offset| Sighting { place: place.to_owned(), offset }).collect()
+        self.offsets(bytes)
+            .into_iter()
+            .map(|offset| Sighting {
+                place: place.to_owned(),
+                offset,
+            })
+            .collect()
     }
 
     /// Searches one regular file.
@@ -115,9 +130,15 @@ impl Canary {
         let mut memory = fs_err::File::open(format!("/proc/{pid}/mem"))?;
         let (mut found, mut bytes) = (Vec::new(), 0);
         for line in maps.lines() {
-            let Some((range, readable)) = parse_mapping(line) else { continue };
+            let Some((range, readable)) = parse_mapping(line) else {
+                continue;
+            };
             // The kernel's own pages, and regions that vanish or are device memory, cannot be read.
-            if !readable || line.ends_with("[vvar]") || line.ends_with("[vvar_vclock]") || line.ends_with("[vsyscall]") {
+            if !readable
+                || line.ends_with("[vvar]")
+                || line.ends_with("[vvar_vclock]")
+                || line.ends_with("[vsyscall]")
+            {
                 continue;
             }
             let size = range.end - range.start;
@@ -140,16 +161,26 @@ impl Canary {
         let mut window: Vec<u8> = Vec::with_capacity(CHUNK_BYTES + overlap);
         let mut found = Vec::new();
         let mut position = range.start;
-        reader.seek(SeekFrom::Start(position)).with_context(|| place.to_owned())?;
+        reader
+            .seek(SeekFrom::Start(position))
+            .with_context(|| place.to_owned())?;
         while position < range.end {
             let kept = window.len();
-            let wanted = usize::try_from(range.end - position).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-            let got = reader.by_ref().take(wanted as u64).read_to_end(&mut window)?;
+            let wanted = usize::try_from(range.end - position)
+                .unwrap_or(usize::MAX)
+                .min(CHUNK_BYTES);
+            let got = reader
+                .by_ref()
+                .take(wanted as u64)
+                .read_to_end(&mut window)?;
             if got == 0 {
                 break;
             }
             let base = position - kept as u64;
-            found.extend(self.offsets(&window).into_iter().map(|at| Sighting { place: place.to_owned(), offset: base + at }));
+            found.extend(self.offsets(&window).into_iter().map(|at| Sighting {
+                place: place.to_owned(),
+                offset: base + at,
+            }));
             position += got as u64;
             window.drain(..window.len().saturating_sub(overlap));
         }
@@ -204,12 +235,28 @@ mod tests {
             let path = directory.path().join("plain");
             fs_err::write(&path, &plain).unwrap();
             let seen = canary.search_file(&path).unwrap();
-            assert_eq!(seen.iter().map(|s| s.offset).collect::<Vec<_>>(), [padding as u64], "padding {padding}");
+            assert_eq!(
+                seen.iter().map(|s| s.offset).collect::<Vec<_>>(),
+                [padding as u64],
+                "padding {padding}"
+            );
             let encoded = STANDARD_NO_PAD.encode(&plain);
-            assert!(!canary.search_bytes("base64", encoded.as_bytes()).is_empty(), "base64, padding {padding}");
-            assert!(!canary.search_bytes("hex", hex(&plain).as_bytes()).is_empty(), "hex, padding {padding}");
+            assert!(
+                !canary.search_bytes("base64", encoded.as_bytes()).is_empty(),
+                "base64, padding {padding}"
+            );
+            assert!(
+                !canary
+                    .search_bytes("hex", hex(&plain).as_bytes())
+                    .is_empty(),
+                "hex, padding {padding}"
+            );
         }
-        assert!(canary.search_bytes("other", b"canary-but-not-this-one").is_empty());
+        assert!(
+            canary
+                .search_bytes("other", b"canary-but-not-this-one")
+                .is_empty()
+        );
     }
 
     #[test]
