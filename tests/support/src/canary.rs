@@ -70,6 +70,12 @@ impl Canary {
         &self.token
     }
 
+    /// Whether a text holds the token in any of its forms.
+    #[must_use]
+    pub fn is_in(&self, text: &str) -> bool {
+        !self.offsets(text.as_bytes()).is_empty()
+    }
+
     /// Searches bytes.
     #[must_use]
     pub fn search_bytes(&self, place: &str, bytes: &[u8]) -> Vec<Sighting> {

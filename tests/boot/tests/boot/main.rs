@@ -1,0 +1,17 @@
+//! Every feature row that involves a guest, on a real virtual machine. Run by `cargo xtask boot`.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start programs as a user does"
+)]
+
+mod confinement;
+mod credentials;
+mod egress;
+mod endings;
+mod exit_codes;
+mod explain;
+mod shares;
+mod streams;
+mod terminal;
