@@ -1,1 +1,61 @@
-//! Control protocol between launcher and guest.
+//! Control protocol between the launcher (host) and PID 1 (guest).
+//!
+//! One reliable byte stream carries frames both ways: a little-endian `u32` payload length, then one
+//! postcard-encoded message. The guest speaks first:
+//!
+//! ```text
+//! guest                                   host
+//! Hello{version}        ───────────────►        refuses another version
+//!                       ◄───────────────  Boot  everything that belongs to this launch
+//! Ready{timings}        ───────────────►        or Error, then the guest powers off
+//!                       ◄───────────────  Exec{id}
+//! Started{id} | ExecFailed{id}   ──────►
+//! Output{id, stream, data} …     ──────►        within the window the host granted
+//!                       ◄───────────────  Stdin{id, data} …   within the window the guest granted
+//! OutputEof{id, stream}, Exited{id} ───►
+//!                       ◄───────────────  Shutdown
+//! Stopped               ───────────────►        file systems are clean; then the machine resets
+//! ```
+//!
+//! Flow control is by credit: a sender starts with [`INITIAL_WINDOW`] bytes for each stream and each `Credit`
+//! adds to it. A receiver can so always read its socket, and never holds more than a window per stream.
+//!
+//! This crate does no I/O and knows no clock. What it parses comes from an untrusted peer: every frame is bounded
+//! before it is buffered, and every failure is a value.
+#![forbid(unsafe_code)]
+
+mod boot;
+mod codec;
+mod exec;
+mod guest_path;
+mod messages;
+
+pub use boot::{
+    Boot, BootFile, Ipv4Config, Ipv6Config, Network, Root, Share, ShareKind, Sysctl, Upper,
+};
+pub use codec::{
+    DecodeError, Decoder, EncodeError, MAX_BOOT_LIST, MAX_GUEST_PAYLOAD, MAX_HOST_PAYLOAD, Message,
+    encode, fuzz_decoder,
+};
+pub use exec::{
+    Exec, ExecFailure, ExecFailureKind, ExecId, ExitStatus, OutputStream, Tty, User, WindowSize,
+};
+pub use guest_path::{GuestPath, GuestPathError, MAX_PATH};
+pub use messages::{Access, GuestError, GuestErrorKind, GuestMessage, HostMessage, Timings};
+
+/// Version of this protocol. Host and guest must have the same one.
+///
+/// `Hello` keeps its encoding for ever; everything else may change with this number.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Identifies the protocol in `Hello`: a peer of another kind is recognised before its version is looked at.
+pub const MAGIC: [u8; 8] = *b"agent-vm";
+
+/// vsock port on the host (CID 2) the guest connects to.
+pub const CONTROL_PORT: u32 = 1024;
+
+/// Bytes a sender may have outstanding on a stream before the first `Credit`.
+pub const INITIAL_WINDOW: u32 = 256 * 1024;
+
+/// Largest payload of one `Stdin` or `Output` message, in bytes.
+pub const MAX_CHUNK: usize = 64 * 1024;
