@@ -1,1 +1,21 @@
-//! Address classes, egress rules and verdicts; pure.
+//! Address classes, egress policy and verdicts; pure: no clock, no socket, no file.
+//!
+//! A flow is judged three times, each time with more known: [`Policy::decide_connect`] when the guest opens a
+//! connection (address, port, the names our DNS answered with that address), [`Policy::decide_hello`] when its TLS
+//! ClientHello names a server, [`Policy::decide_request`] for every HTTP request of an intercepted connection. What
+//! is not allowed is denied, and every denial is a [`DenyReason`] with a stable code.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod host;
+mod reason;
+mod verdict;
+
+pub use address::{AddressClass, canonical, classify};
+pub use host::{HostName, HostNameError, HostPattern, MAX_LABEL_BYTES, MAX_NAME_BYTES};
+pub use reason::DenyReason;
+pub use verdict::{
+    ConnectFacts, ConnectVerdict, FlowPattern, Owner, PlaceholderUse, Policy, RequestFacts,
+    RequestVerdict, Resolution, Transport,
+};
