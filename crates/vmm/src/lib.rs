@@ -1,1 +1,40 @@
 //! VmSpec to a confined child process that is the virtual machine.
+//!
+//! [`spawn`] re-executes this binary as `agent-vm __vmm`; [`child_main`] is what runs there. The
+//! child inherits an empty environment and the descriptors its [`VmSpec`] names, gives up every
+//! right it does not need, and becomes the virtual machine. What must hold:
+//!
+//! - The child holds no token, no environment, no descriptor beside those of its description.
+//! - It opens no file but those, creates no socket, starts no program; a forbidden system call
+//!   kills it. Where the system cannot enforce this, no VM starts.
+//! - It ends when its launcher ends, in whatever way.
+//! - Every way a guest can end gives a [`VmExit`]; none of them is silently success.
+//!
+//! The network socket carries messages of a 12-byte `virtio_net_hdr_v1` and one Ethernet frame,
+//! both ways. The control socket is joined to the guest's connection to vsock port
+//! [`CONTROL_PORT`] of context id 2.
+#![deny(unsafe_code)]
+
+mod child;
+mod confine;
+mod console;
+mod control_port;
+mod engine;
+mod exit;
+#[allow(unsafe_code)]
+mod ffi;
+mod file_device;
+pub mod kernel;
+mod memory;
+mod net_link;
+mod spec;
+mod vm;
+
+pub use child::child_main;
+pub use control_port::CONTROL_PORT;
+pub use exit::{ExitReason, VmExit};
+pub use memory::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, SizeError};
+pub use spec::{
+    Access, Disk, MAX_DISKS, MAX_PROTECTED, MAX_PROTECTED_LEN, MAX_SHARES, Share, SpecError, VmSpec,
+};
+pub use vm::{CHILD_COMMAND, SpawnError, Vm, spawn};

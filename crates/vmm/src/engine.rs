@@ -1,0 +1,271 @@
+//! Builds the virtual machine from its parts and runs it; never returns once the guest runs.
+//!
+//! Everything that varies between launches reaches the guest over the control connection. What the
+//! kernel is told here is constant but for one `virtio_mmio.device=` word per device, which the
+//! engine appends.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+
+use msb_krun_devices::virtio::block::{ImageType, SyncMode};
+use msb_krun_devices::virtio::fs::DynFileSystem;
+use msb_krun_devices::virtio::net::device::VirtioNetBackend;
+use msb_krun_devices::virtio::net::rate_limit::RateLimiters;
+use msb_krun_devices::virtio::{CacheType, VsockPortBackend};
+use msb_krun_polly::event_manager::EventManager;
+use msb_krun_utils::eventfd::{EFD_NONBLOCK, EventFd};
+use msb_krun_vmm::builder::{StartMicrovmError, build_microvm_paused};
+use msb_krun_vmm::resources::{
+    DefaultVirtioConsoleConfig, TsiFlags, VirtioConsoleConfigMode, VmResources,
+};
+use msb_krun_vmm::vmm_config::block::BlockDeviceConfig;
+use msb_krun_vmm::vmm_config::external_kernel::{ExternalKernel, KernelFormat};
+use msb_krun_vmm::vmm_config::fs::CustomFsDeviceConfig;
+use msb_krun_vmm::vmm_config::machine_config::VmConfig;
+use msb_krun_vmm::vmm_config::net::NetworkInterfaceConfig;
+use msb_krun_vmm::vmm_config::vsock::VsockDeviceConfig;
+
+use crate::control_port::{CONTROL_PORT, ControlPort, GUEST_CID};
+use crate::net_link::{FEATURES, NetLink};
+use crate::spec::Access;
+
+/// What the guest kernel is told, the same for every VM.
+///
+/// `reboot=k` and `krun.poweroff=i8042` make both ways of stopping end the VM at once; `panic=-1`
+/// turns a panic into a stop. `jent_mod_init` would measure timing jitter for 100 ms for a
+/// generator nothing uses: the guest has RDRAND and virtio-rng. `cmos_init` would look for a clock
+/// whose interrupt a device has taken; the guest's clock is KVM's.
+pub(crate) const COMMAND_LINE: &str = "reboot=k panic=-1 panic_print=0 nomodule console=hvc0 \
+    rootfstype=virtiofs rw quiet no-kvmapf krun.poweroff=i8042 initcall_blacklist=jent_mod_init,cmos_init init=/init";
+
+/// The tag of the root file system.
+const ROOT_TAG: &str = "/dev/root";
+/// The guest's Ethernet address, locally administered.
+const GUEST_MAC: [u8; 6] = [0x02, 0x76, 0x6d, 0, 0, 2];
+/// The engine's mark for "the guest announced no exit code".
+const NOT_ANNOUNCED: i32 = i32::MAX;
+
+/// The parts of a VM.
+pub(crate) struct Parts {
+    pub(crate) vcpus: u8,
+    pub(crate) memory_mib: u32,
+    /// An ELF executable.
+    pub(crate) kernel: OwnedFd,
+    pub(crate) files: Arc<dyn DynFileSystem>,
+    pub(crate) disks: Vec<(OwnedFd, Access)>,
+    pub(crate) network: OwnedFd,
+    pub(crate) control: OwnedFd,
+}
+
+/// How the machine stopped, as far as the engine knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The guest stopped, having announced this code through its root file system.
+    Announced(i32),
+    /// The guest stopped or was reset without a word.
+    Unannounced,
+    /// A virtual processor could not go on.
+    ProcessorFault,
+}
+
+/// Why a VM did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    #[error("cannot set up the {part}: {detail}")]
+    Part { part: &'static str, detail: String },
+    #[error("cannot build the virtual machine: {0}")]
+    Build(StartMicrovmError),
+    #[error("cannot start the virtual machine: {0}")]
+    Start(String),
+}
+
+impl EngineError {
+    fn part(part: &'static str) -> impl FnOnce(String) -> Self {
+        move |detail| Self::Part { part, detail }
+    }
+}
+
+/// Builds and runs a VM. `on_stop` is called once, when the guest has ended; then the process ends.
+///
+/// # Errors
+/// Only before the guest runs its first instruction.
+pub(crate) fn run(
+    parts: Parts,
+    on_stop: impl Fn(Stop) + Send + 'static,
+) -> Result<Infallible, EngineError> {
+    let mut resources = machine(&parts)?;
+    attach_files(&mut resources, parts.files);
+    attach_disks(&mut resources, &parts.disks)?;
+    attach_network(&mut resources, parts.network)?;
+    attach_control(&mut resources, parts.control)?;
+
+    let mut events =
+        EventManager::new().map_err(|error| EngineError::Start(format!("{error:?}")))?;
+    let exit_event =
+        EventFd::new(EFD_NONBLOCK).map_err(|error| EngineError::Start(error.to_string()))?;
+    let announced = Arc::new(AtomicI32::new(NOT_ANNOUNCED));
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    let (vmm, _placement) = build_microvm_paused(
+        &mut resources,
+        &mut events,
+        None,
+        sender,
+        exit_event,
+        Arc::clone(&announced),
+    )
+    .map_err(EngineError::Build)?;
+    crate::ffi::default_termination();
+    msb_krun_vmm::worker::start_worker_thread(Arc::clone(&vmm), receiver)
+        .map_err(|error| EngineError::Start(error.to_string()))?;
+    {
+        let mut vmm = vmm
+            .lock()
+            .map_err(|error| EngineError::Start(error.to_string()))?;
+        vmm.add_exit_observer(move |code: i32| on_stop(stop_reason(&announced, code)));
+        vmm.resume_vcpus()
+            .map_err(|error| EngineError::Start(error.to_string()))?;
+    }
+    loop {
+        events
+            .run()
+            .map_err(|error| EngineError::Start(format!("{error:?}")))?;
+    }
+}
+
+fn stop_reason(announced: &AtomicI32, code: i32) -> Stop {
+    match announced.load(std::sync::atomic::Ordering::SeqCst) {
+        NOT_ANNOUNCED if code == 0 => Stop::Unannounced,
+        NOT_ANNOUNCED => Stop::ProcessorFault,
+        announced => Stop::Announced(announced),
+    }
+}
+
+fn machine(parts: &Parts) -> Result<VmResources, EngineError> {
+    let mut resources = VmResources::default();
+    resources.split_irqchip = true;
+    resources.enable_balloon = false;
+    resources.enable_rng = true;
+    resources.disable_implicit_console = true;
+    // No descriptors: hvc0 goes to the log.
+    let console = DefaultVirtioConsoleConfig {
+        input_fd: -1,
+        output_fd: -1,
+        err_fd: -1,
+    };
+    resources
+        .virtio_consoles
+        .push(VirtioConsoleConfigMode::Autoconfigure(console));
+    let config = VmConfig {
+        vcpu_count: Some(parts.vcpus),
+        mem_size_mib: Some(parts.memory_mib as usize),
+        ht_enabled: Some(false),
+        ..VmConfig::default()
+    };
+    resources
+        .set_vm_config(&config)
+        .map_err(|error| EngineError::part("machine")(error.to_string()))?;
+    resources.set_external_kernel(ExternalKernel {
+        path: fd_path(&parts.kernel),
+        format: KernelFormat::Elf,
+        initramfs_path: None,
+        initramfs_size: 0,
+        cmdline: Some(COMMAND_LINE.to_owned()),
+    });
+    Ok(resources)
+}
+
+fn attach_files(resources: &mut VmResources, files: Arc<dyn DynFileSystem>) {
+    resources.custom_fs.push(CustomFsDeviceConfig {
+        fs_id: ROOT_TAG.to_owned(),
+        backend: files,
+        shm_size: None,
+    });
+}
+
+fn attach_disks(
+    resources: &mut VmResources,
+    disks: &[(OwnedFd, Access)],
+) -> Result<(), EngineError> {
+    for (index, (image, access)) in disks.iter().enumerate() {
+        let config = BlockDeviceConfig {
+            block_id: format!("disk{index}"),
+            cache_type: CacheType::Writeback,
+            disk_image_path: fd_path(image).to_string_lossy().into_owned(),
+            disk_image_format: ImageType::Raw,
+            is_disk_read_only: *access == Access::ReadOnly,
+            direct_io: false,
+            sync_mode: SyncMode::Relaxed,
+            backend: None,
+        };
+        resources
+            .add_block_device(config)
+            .map_err(|error| EngineError::part("disk")(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn attach_network(resources: &mut VmResources, socket: OwnedFd) -> Result<(), EngineError> {
+    let config = NetworkInterfaceConfig {
+        iface_id: "eth0".to_owned(),
+        backend: VirtioNetBackend::Custom(Box::new(NetLink::new(socket))),
+        mac: GUEST_MAC,
+        features: FEATURES,
+        rate_limiters: RateLimiters::default(),
+    };
+    resources
+        .add_network_interface(config)
+        .map_err(|error| EngineError::part("network card")(error.to_string()))
+}
+
+fn attach_control(resources: &mut VmResources, socket: OwnedFd) -> Result<(), EngineError> {
+    let failed = |error: io::Error| EngineError::part("control connection")(error.to_string());
+    let port: Arc<dyn VsockPortBackend> = Arc::new(ControlPort::new(socket).map_err(failed)?);
+    let config = VsockDeviceConfig {
+        vsock_id: "vsock0".to_owned(),
+        guest_cid: GUEST_CID,
+        host_port_map: None,
+        unix_ipc_port_map: None,
+        custom_port_map: Some(HashMap::from([(CONTROL_PORT, port)])),
+        custom_dgram_port_map: None,
+        // No flag: the guest's sockets are never carried out to the host's.
+        tsi_flags: TsiFlags::empty(),
+    };
+    resources
+        .set_vsock_device(config)
+        .map_err(|error| EngineError::part("control connection")(error.to_string()))
+}
+
+/// A path that opens the file behind `fd` again.
+pub(crate) fn fd_path(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_reset_without_a_code_is_never_taken_for_success() {
+        let announced = AtomicI32::new(NOT_ANNOUNCED);
+        assert_eq!(stop_reason(&announced, 0), Stop::Unannounced);
+        assert_eq!(stop_reason(&announced, 1), Stop::ProcessorFault);
+    }
+
+    #[test]
+    fn announced_code_is_kept() {
+        assert_eq!(stop_reason(&AtomicI32::new(0), 0), Stop::Announced(0));
+        assert_eq!(stop_reason(&AtomicI32::new(42), 42), Stop::Announced(42));
+    }
+
+    #[test]
+    fn command_line_is_short_plain_text() {
+        assert!(COMMAND_LINE.is_ascii());
+        assert!(COMMAND_LINE.len() < 512);
+        assert!(!COMMAND_LINE.contains("  "));
+    }
+}
