@@ -1,0 +1,103 @@
+//! What a launch knows about one token, and what the guest gets in its stead.
+
+use agent_vm_policy::HostPattern;
+use agent_vm_secret::{Placeholder, Secret};
+use serde::Serialize;
+
+/// One real token with everything the egress needs to exchange it. `Debug` never shows the token.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// Name shown to people, for example `claude-oauth` or `TOK`.
+    pub name: String,
+    /// The real token.
+    pub secret: Secret,
+    /// What the guest holds.
+    pub placeholder: Placeholder,
+    /// The only hosts that may receive the token; empty for one that is never exchanged.
+    pub hosts: Vec<HostPattern>,
+    /// The only header it may be exchanged in.
+    pub header: HeaderSpec,
+    /// Where it was found, for people: a file, a variable, a command; never the token.
+    pub source: String,
+}
+
+/// The header a token travels in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeaderSpec {
+    /// Lower-case field name (RFC 9110 §5.1).
+    pub name: String,
+    /// How the value is built around the token.
+    pub scheme: AuthScheme,
+}
+
+/// How a header value is built around a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthScheme {
+    /// `Bearer TOKEN`, the scheme in any case (RFC 9110 §11.1).
+    Bearer,
+    /// Any scheme word, also `Basic` with the token as its user or password.
+    Any,
+    /// The token is the whole value.
+    Raw,
+}
+
+impl HeaderSpec {
+    /// `authorization: Bearer TOKEN`.
+    #[must_use]
+    pub fn bearer() -> Self {
+        Self {
+            name: "authorization".to_owned(),
+            scheme: AuthScheme::Bearer,
+        }
+    }
+
+    /// `authorization: SCHEME TOKEN`.
+    #[must_use]
+    pub fn any_authorization() -> Self {
+        Self {
+            name: "authorization".to_owned(),
+            scheme: AuthScheme::Any,
+        }
+    }
+
+    /// `NAME: TOKEN`; `name` must be a lower-case field name.
+    #[must_use]
+    pub fn raw(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            scheme: AuthScheme::Raw,
+        }
+    }
+}
+
+/// A file made for the guest; holds placeholders, never tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFile {
+    /// Path relative to the home directory of the guest's user.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// All of it.
+    pub content: Vec<u8>,
+}
+
+/// Everything that was found for one launch.
+#[derive(Debug, Clone, Default)]
+pub struct Collected {
+    /// The tokens.
+    pub credentials: Vec<Credential>,
+    /// Files the agents expect their login in.
+    pub guest_files: Vec<GuestFile>,
+    /// Variables the agents expect their login in: name and placeholder.
+    pub guest_env: Vec<(String, String)>,
+}
+
+impl Collected {
+    /// Adds what was found elsewhere.
+    pub fn extend(&mut self, other: Self) {
+        self.credentials.extend(other.credentials);
+        self.guest_files.extend(other.guest_files);
+        self.guest_env.extend(other.guest_env);
+    }
+}

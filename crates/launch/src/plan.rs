@@ -1,0 +1,164 @@
+//! What a launch will enforce, in a form that can be shown. Made from the request; the launch takes
+//! mounts and machine from it, so that what is shown is what is done. Holds no token.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use agent_vm_credentials::{Credential, HeaderSpec};
+use agent_vm_policy::HostPattern;
+use serde::Serialize;
+
+use crate::request::{
+    LaunchRequest, Machine, Mount, Origin, PolicyPreset, ResolveOverride, ShareKind, Streams,
+};
+
+/// Everything one launch would enforce.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// What runs, and where.
+    pub program: PlannedProgram,
+    /// The image.
+    pub image: PlannedImage,
+    /// All host directories and files the guest sees, a parent before what lies below it.
+    pub mounts: Vec<Mount>,
+    /// Tokens by name; only these hosts receive them, only in this header.
+    pub credentials: Vec<PlannedCredential>,
+    /// What the guest may reach.
+    pub network: PlannedNetwork,
+    /// Processors, memory, disk, kernel.
+    pub machine: Machine,
+    /// How the standard streams are connected.
+    pub streams: Streams,
+    /// Where each setting came from.
+    pub origins: BTreeMap<&'static str, Origin>,
+}
+
+/// What runs in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedProgram {
+    /// The command's name: `claude`, `shell`, `run`.
+    pub agent: String,
+    /// Program and arguments; bytes that are not UTF-8 are shown as U+FFFD.
+    pub argv: Vec<String>,
+    /// Names of the variables that are set; their values may be private.
+    pub env: Vec<String>,
+    /// Files made for the guest, relative to its home directory.
+    pub files: Vec<String>,
+    /// Where it starts.
+    pub working_directory: PathBuf,
+}
+
+/// The image of a launch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedImage {
+    /// As given.
+    pub reference: String,
+    /// What the reference means in the local store; absent when it was never pulled.
+    pub digest: Option<String>,
+}
+
+/// A token, without the token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedCredential {
+    /// Its name.
+    pub name: String,
+    /// The only hosts that receive it.
+    pub hosts: Vec<HostPattern>,
+    /// The only header it travels in.
+    pub header: HeaderSpec,
+    /// Where it was found on the host.
+    pub source: String,
+}
+
+/// What the guest may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedNetwork {
+    /// The basic rule.
+    pub policy: PolicyPreset,
+    /// Addresses given for names.
+    pub resolve: Vec<ResolveOverride>,
+    /// Hosts whose TLS is intercepted; all others are passed through untouched.
+    pub intercepted: Vec<HostPattern>,
+    /// Whether certificates besides the host's own are accepted for upstream servers.
+    pub extra_upstream_ca: bool,
+}
+
+impl Plan {
+    /// What `request` will enforce; `image_digest` is what the store says its image is.
+    #[must_use]
+    pub fn new(request: &LaunchRequest, image_digest: Option<String>) -> Self {
+        let files = request
+            .program
+            .files
+            .iter()
+            .chain(&request.credentials.guest_files);
+        let env = request.program.env.iter().map(|(name, _)| name.clone());
+        Self {
+            program: PlannedProgram {
+                agent: request.program.agent.clone(),
+                argv: request
+                    .program
+                    .argv
+                    .iter()
+                    .map(|argument| argument.to_string_lossy().into_owned())
+                    .collect(),
+                env: env.collect(),
+                files: files.map(|file| file.path.clone()).collect(),
+                working_directory: request.project.working_directory().to_owned(),
+            },
+            image: PlannedImage {
+                reference: request.image.reference.clone(),
+                digest: image_digest,
+            },
+            mounts: mounts(request),
+            credentials: request
+                .credentials
+                .credentials
+                .iter()
+                .map(planned)
+                .collect(),
+            network: PlannedNetwork {
+                policy: request.network.policy,
+                resolve: request.network.resolve.clone(),
+                intercepted: intercepted(&request.credentials.credentials),
+                extra_upstream_ca: !request.network.upstream_ca_pem.is_empty(),
+            },
+            machine: request.machine.clone(),
+            streams: request.streams,
+            origins: request.origins.clone(),
+        }
+    }
+}
+
+/// The project and the other mounts, a parent before what lies below it.
+fn mounts(request: &LaunchRequest) -> Vec<Mount> {
+    let project = Mount {
+        host: request.project.root().to_owned(),
+        guest: request.project.root().to_owned(),
+        access: request.project_access,
+        kind: ShareKind::Directory,
+    };
+    let mut mounts = vec![project];
+    mounts.extend(request.mounts.iter().cloned());
+    mounts.sort_by_key(|mount| mount.guest.components().count());
+    mounts
+}
+
+fn planned(credential: &Credential) -> PlannedCredential {
+    PlannedCredential {
+        name: credential.name.clone(),
+        hosts: credential.hosts.clone(),
+        header: credential.header.clone(),
+        source: credential.source.clone(),
+    }
+}
+
+fn intercepted(credentials: &[Credential]) -> Vec<HostPattern> {
+    let mut hosts: Vec<HostPattern> = credentials
+        .iter()
+        .flat_map(|credential| credential.hosts.iter().cloned())
+        .collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}

@@ -1,0 +1,188 @@
+//! What a launch is asked to do, as meant: every value parsed, every path absolute, every default
+//! filled in. Plain data; made by the command line (or a test), read by the launch.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use agent_vm_credentials::{Collected, GuestFile};
+use agent_vm_policy::HostName;
+use agent_vm_state::{HostDirectories, Project};
+use serde::Serialize;
+
+/// One launch.
+#[derive(Debug, Clone)]
+pub struct LaunchRequest {
+    /// The directory tree the agent works on; mounted at the same path in the guest.
+    pub project: Project,
+    /// Whether the guest may write to the project.
+    pub project_access: ShareAccess,
+    /// More host directories and files, in the order given; checked against each other.
+    pub mounts: Vec<Mount>,
+    /// What runs in the guest.
+    pub program: Program,
+    /// The image it runs in.
+    pub image: ImageSource,
+    /// The virtual machine.
+    pub machine: Machine,
+    /// Tokens and what the guest gets in their stead.
+    pub credentials: Collected,
+    /// What the guest may reach, and how.
+    pub network: NetworkSettings,
+    /// Where state and sessions live.
+    pub directories: HostDirectories,
+    /// How the three standard streams are connected.
+    pub streams: Streams,
+    /// What is shown besides the program's own output.
+    pub diagnostics: Diagnostics,
+    /// Where each setting came from, by its name (`memory`, `image`); for `explain`.
+    pub origins: BTreeMap<&'static str, Origin>,
+}
+
+/// What the guest may do with a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShareAccess {
+    /// Read only, enforced by the host.
+    ReadOnly,
+    /// Read and write.
+    ReadWrite,
+}
+
+/// Directory or file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShareKind {
+    /// A directory tree.
+    Directory,
+    /// One regular file.
+    File,
+}
+
+/// A host directory or file that appears in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Absolute canonical path on the host; UTF-8.
+    pub host: PathBuf,
+    /// Absolute normalised path in the guest; UTF-8, not `/`.
+    pub guest: PathBuf,
+    /// What the guest may do.
+    pub access: ShareAccess,
+    /// What the host path was when it was looked at.
+    pub kind: ShareKind,
+}
+
+/// What runs in the guest.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The command's name for people: `claude`, `shell`, `run`.
+    pub agent: String,
+    /// Program and arguments; a program without `/` is searched in the guest's `PATH`.
+    pub argv: Vec<OsString>,
+    /// Variables besides those of the image, in order: a later one replaces an earlier one of the
+    /// same name and one of the image. Holds placeholders, never tokens.
+    pub env: Vec<(String, String)>,
+    /// Files below the home directory of the guest's user, written before the program starts.
+    pub files: Vec<GuestFile>,
+}
+
+/// Which image, and where images are kept.
+#[derive(Debug, Clone)]
+pub struct ImageSource {
+    /// The reference as given; parsed by `agent_vm_image`.
+    pub reference: String,
+    /// Root of the image store.
+    pub store: PathBuf,
+}
+
+/// The virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Machine {
+    /// Virtual processors.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Size of the writable disk in bytes; it is sparse.
+    pub disk_bytes: u64,
+    /// The guest kernel: a `libkrunfw` shared object.
+    pub kernel: PathBuf,
+}
+
+/// What the guest may reach, and how.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkSettings {
+    /// The basic rule.
+    pub policy: PolicyPreset,
+    /// Addresses the user gave for names.
+    pub resolve: Vec<ResolveOverride>,
+    /// More certificates (PEM) that upstream servers may be verified with; empty for none.
+    pub upstream_ca_pem: Vec<u8>,
+}
+
+/// The basic rule of the egress policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyPreset {
+    /// Public addresses and DNS; nothing of the host, no private network.
+    #[default]
+    Public,
+}
+
+/// `HOST:PORT` is dialled at `address`, whatever DNS says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResolveOverride {
+    /// The name.
+    pub host: HostName,
+    /// The port the guest dials.
+    pub port: u16,
+    /// What the launcher dials instead.
+    pub address: SocketAddr,
+}
+
+/// How the standard streams are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Streams {
+    /// Standard input and output are terminals: one pty in the guest.
+    Terminal,
+    /// Three separate byte streams.
+    Pipes,
+}
+
+/// What is shown besides the program's own output, and how patient the launch is.
+#[derive(Debug, Clone, Copy)]
+pub struct Diagnostics {
+    /// Show the runtime's and the guest kernel's log.
+    pub verbose: bool,
+    /// Report the phases of the launch.
+    pub profile: bool,
+    /// Every timeout is multiplied by this; > 0. Slow machines (emulated, debug builds) need more.
+    pub timeout_scale: f64,
+    /// When the process began, for the first phase.
+    pub started: Instant,
+}
+
+/// Where a setting came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "from", content = "name", rename_all = "kebab-case")]
+pub enum Origin {
+    /// A flag of the command line.
+    Flag(&'static str),
+    /// A variable of the environment.
+    Environment(&'static str),
+    /// Built in.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) => f.write_str(name),
+            Self::Environment(name) => write!(f, "${name}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
