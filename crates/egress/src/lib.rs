@@ -1,1 +1,36 @@
-//! One flow: name, verdict, interception, credential, audit.
+//! One flow of the guest: decide, then pass it on untouched or intercept its TLS and attach credentials.
+//!
+//! ```text
+//! open:   names, address, port ─► policy ─► dial upstream ─► the gateway accepts the guest's SYN
+//! serve:  ClientHello ─► policy ─► splice
+//!                              └─► TLS with a leaf of the session's CA ─► HTTP head ─► policy ─► attach ─► upstream
+//! ```
+//!
+//! What must hold: an address is judged before it is dialled; a secret is asked for only after the verdict, and goes
+//! only over TLS with a verified certificate, to a host its credential is bound to, in the header it names; nothing
+//! is allowed that the audit log cannot record; whatever a guest or an upstream sends is bounded and never a panic.
+//!
+//! Everything runs on one thread: futures are `!Send` and tasks are spawned on the caller's `LocalSet`.
+
+#![forbid(unsafe_code)]
+
+mod audit;
+mod ca;
+mod credential;
+mod dial;
+mod egress;
+mod splice;
+
+pub use audit::{
+    AuditError, AuditEvent, AuditSink, DeniedPacket, Kind, MAX_LOG_BYTES, MAX_PATH_CHARACTERS,
+    PacketProtocol, Verdict, bounded_path,
+};
+pub use ca::{CaError, SessionCa};
+pub use credential::{
+    BoundCredential, HeaderRule, HeaderRuleError, SecretSource, SecretUnavailable,
+};
+pub use dial::DialError;
+pub use egress::{
+    ConnectRequest, Egress, EgressConfig, EgressError, FlowEnd, OpenError, OpenFlow,
+    ResolveOverride, UpstreamRoots,
+};

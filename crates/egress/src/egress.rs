@@ -1,0 +1,288 @@
+//! The egress of one VM: what it is made of, and how a flow is opened.
+
+use std::cell::OnceCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use agent_vm_policy::{
+    ConnectFacts, ConnectVerdict, DenyReason, HostName, Owner, Policy, Resolution, canonical,
+};
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+use crate::audit::{AuditEvent, AuditSink, DeniedPacket, Kind, Verdict};
+use crate::ca::{CaError, SessionCa};
+use crate::credential::{BoundCredential, CredentialSet, SecretSource};
+use crate::dial::{DialError, HostAddresses, dial};
+use crate::splice::Duplex;
+
+/// What the egress of one VM is made of.
+pub struct EgressConfig {
+    /// Id of the session, for the audit log.
+    pub session: String,
+    /// What may be reached. The hosts of the credentials are intercepted in addition to what it says.
+    pub policy: Policy,
+    /// Placeholders and where their secrets may go.
+    pub credentials: Vec<BoundCredential>,
+    /// Where the secrets come from.
+    pub secrets: Rc<dyn SecretSource>,
+    /// Which upstream certificates are trusted.
+    pub roots: UpstreamRoots,
+    /// Names and ports that the user sends elsewhere.
+    pub overrides: Vec<ResolveOverride>,
+    /// Where decisions are recorded.
+    pub audit: AuditSink,
+}
+
+/// Authorities that may vouch for upstream servers.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamRoots {
+    /// PEM certificates beside those of the host's own store.
+    pub extra_pem: Vec<String>,
+}
+
+/// A name and port that lead to an address of the user's choice (`--resolve`), whatever the class of that address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolveOverride {
+    /// The name.
+    pub host: HostName,
+    /// The port as the guest asks for it.
+    pub port: u16,
+    /// Where it leads.
+    pub target: SocketAddr,
+}
+
+/// A connection that the guest wants to open.
+#[derive(Debug, Clone)]
+pub struct ConnectRequest {
+    /// Names our DNS answered with this address, the most recent first.
+    pub names: Vec<HostName>,
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+/// The egress of one VM. Cheap to clone.
+#[derive(Clone)]
+pub struct Egress {
+    shared: Rc<Shared>,
+}
+
+/// What all flows of one VM share.
+pub(crate) struct Shared {
+    pub(crate) session: String,
+    pub(crate) policy: Policy,
+    pub(crate) credentials: CredentialSet,
+    pub(crate) secrets: Rc<dyn SecretSource>,
+    pub(crate) audit: AuditSink,
+    overrides: Vec<ResolveOverride>,
+    host_addresses: HostAddresses,
+    ca: SessionCa,
+    roots: UpstreamRoots,
+    _lazy: OnceCell<()>,
+}
+
+impl Egress {
+    /// Makes the egress and the VM's certificate authority.
+    ///
+    /// # Errors
+    /// When the authority cannot be made.
+    pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
+        let hosts: Vec<_> = config
+            .credentials
+            .iter()
+            .flat_map(|c| c.hosts.clone())
+            .collect();
+        let ca =
+            SessionCa::new(&config.session, &hosts).map_err(|source| EgressError::Ca { source })?;
+        let policy = hosts.into_iter().fold(config.policy, Policy::intercept);
+        let shared = Shared {
+            session: config.session,
+            policy,
+            credentials: CredentialSet::new(config.credentials),
+            secrets: config.secrets,
+            audit: config.audit,
+            overrides: config.overrides,
+            host_addresses: HostAddresses::new(),
+            ca,
+            roots: config.roots,
+            _lazy: OnceCell::new(),
+        };
+        Ok(Self {
+            shared: Rc::new(shared),
+        })
+    }
+
+    /// Certificate of the VM's authority, for the guest's trust stores.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        self.shared.ca.pem()
+    }
+
+    /// The policy that is in force.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.shared.policy
+    }
+
+    /// Judges a connection and, if it may pass, connects upstream. The guest's SYN is answered after that, so a
+    /// refused port looks refused to the guest.
+    ///
+    /// # Errors
+    /// When it is denied (recorded) or the upstream cannot be reached.
+    pub async fn open(&self, request: ConnectRequest) -> Result<OpenFlow, OpenError> {
+        let flow = self.shared.judge(request)?;
+        let stream = match dial(flow.target).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.shared
+                    .record_open(&flow.names, flow.address, flow.port, None);
+                return Err(OpenError::Dial(error));
+            }
+        };
+        Ok(OpenFlow {
+            shared: Rc::clone(&self.shared),
+            flow,
+            upstream: stream,
+        })
+    }
+
+    /// Records a packet that the gateway denied because it belongs to no connection.
+    pub fn record_denied_packet(&self, packet: DeniedPacket) {
+        self.shared
+            .audit
+            .record_packet(&self.shared.session, packet);
+    }
+}
+
+/// A judged flow.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) names: Vec<HostName>,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) target: SocketAddr,
+    pub(crate) verdict: ConnectVerdict,
+}
+
+impl Shared {
+    fn judge(&self, request: ConnectRequest) -> Result<Flow, OpenError> {
+        let ConnectRequest {
+            mut names,
+            address,
+            port,
+        } = request;
+        let overridden = self
+            .overrides
+            .iter()
+            .find(|o| o.port == port && names.contains(&o.host));
+        let (target, resolution) = match overridden {
+            Some(o) => {
+                names = vec![o.host.clone()];
+                (o.target, Resolution::Overridden)
+            }
+            None => (
+                SocketAddr::new(canonical(address), port),
+                Resolution::Public,
+            ),
+        };
+        let owner = match resolution {
+            Resolution::Public if self.host_addresses.contain(target.ip()) => Owner::Host,
+            Resolution::Public | Resolution::Overridden => Owner::Other,
+        };
+        let facts = ConnectFacts {
+            names: &names,
+            address: target.ip(),
+            port,
+            resolution,
+            owner,
+        };
+        let mut verdict = self.policy.decide_connect(&facts);
+        if self.audit.is_broken() {
+            verdict = ConnectVerdict::Deny(DenyReason::AuditUnavailable);
+        }
+        if let ConnectVerdict::Deny(reason) = verdict {
+            self.record_open(&names, address, port, Some(reason));
+            return Err(OpenError::Denied { reason });
+        }
+        Ok(Flow {
+            names,
+            address: target.ip(),
+            port,
+            target,
+            verdict,
+        })
+    }
+
+    /// Records a connection that was not opened; without a reason, because the upstream cannot be reached.
+    fn record_open(
+        &self,
+        names: &[HostName],
+        address: IpAddr,
+        port: u16,
+        denied: Option<DenyReason>,
+    ) {
+        let mut event = AuditEvent::new(&self.session, Kind::Connect);
+        event.host = names.first().map(HostName::as_str);
+        event.address = Some(address);
+        event.port = Some(port);
+        event.verdict = Some(if denied.is_some() {
+            Verdict::Deny
+        } else {
+            Verdict::Failed
+        });
+        event.reason = Some(denied.unwrap_or(DenyReason::UpstreamFailed));
+        let _broken_is_remembered = self.audit.record(&event);
+    }
+}
+
+/// A flow whose upstream connection is open.
+pub struct OpenFlow {
+    shared: Rc<Shared>,
+    flow: Flow,
+    upstream: TcpStream,
+}
+
+impl OpenFlow {
+    /// Carries the guest's bytes until both sides are done. Must run inside a `LocalSet`.
+    pub async fn serve<S: Duplex + 'static>(self, guest: S) -> FlowEnd {
+        let _ = (self.shared, self.flow, self.upstream, guest);
+        FlowEnd::Reset
+    }
+}
+
+/// How the guest's side of a flow is to be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowEnd {
+    /// Both directions were closed in order.
+    Finished,
+    /// The flow was denied or broke off: the guest gets a reset.
+    Reset,
+}
+
+/// Why a flow was not opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The policy denies it.
+    #[error("denied: {reason}")]
+    Denied {
+        /// Why.
+        reason: DenyReason,
+    },
+    /// The upstream cannot be reached.
+    #[error(transparent)]
+    Dial(DialError),
+}
+
+/// Why there is no egress.
+#[derive(Debug, Error)]
+pub enum EgressError {
+    /// The VM's authority cannot be made.
+    #[error("cannot make the certificate authority of the VM")]
+    Ca {
+        /// Why.
+        #[source]
+        source: CaError,
+    },
+}
