@@ -91,6 +91,30 @@ pub struct Collected {
     pub guest_files: Vec<GuestFile>,
     /// Variables the agents expect their login in: name and placeholder.
     pub guest_env: Vec<(String, String)>,
+    /// Hosts the guest must not reach while it holds these placeholders, for example where a login
+    /// is renewed: the answer to a placeholder would make the client forget its login.
+    pub refused_hosts: Vec<HostPattern>,
+    /// What a person should know.
+    pub notices: Vec<Notice>,
+}
+
+/// Something odd about the host's credentials that does not stop a launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// No login was found for a provider.
+    NotLoggedIn {
+        /// What was looked for.
+        provider: &'static str,
+        /// How to log in on the host.
+        fix: &'static str,
+    },
+    /// The token that was found is no longer valid.
+    Expired {
+        /// Where it was found.
+        source: String,
+        /// How to renew it on the host.
+        fix: &'static str,
+    },
 }
 
 impl Collected {
@@ -99,5 +123,7 @@ impl Collected {
         self.credentials.extend(other.credentials);
         self.guest_files.extend(other.guest_files);
         self.guest_env.extend(other.guest_env);
+        self.refused_hosts.extend(other.refused_hosts);
+        self.notices.extend(other.notices);
     }
 }

@@ -79,6 +79,8 @@ pub struct PlannedNetwork {
     pub resolve: Vec<ResolveOverride>,
     /// Hosts whose TLS is intercepted; all others are passed through untouched.
     pub intercepted: Vec<HostPattern>,
+    /// Hosts that are refused although the basic rule would allow them.
+    pub refused: Vec<HostPattern>,
     /// Whether certificates besides the host's own are accepted for upstream servers.
     pub extra_upstream_ca: bool,
 }
@@ -121,6 +123,7 @@ impl Plan {
                 policy: request.network.policy,
                 resolve: request.network.resolve.clone(),
                 intercepted: intercepted(&request.credentials.credentials),
+                refused: request.credentials.refused_hosts.clone(),
                 extra_upstream_ca: !request.network.upstream_ca_pem.is_empty(),
             },
             machine: request.machine.clone(),
