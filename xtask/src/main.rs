@@ -1,2 +1,51 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: `cargo xtask TASK`. One file per task; `cargo xtask help` lists them.
+//!
+//! Tasks run programs, print and exit: what the product's own code must not do is allowed here.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "development tasks are programs for people: they print and start other programs"
+)]
+
+mod build;
+mod lab;
+mod setup;
+mod shell;
+mod vendor;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Development tasks of agent-vm")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install the Debian packages the tasks need, or name them.
+    Setup,
+    /// Fetch and verify the pinned guest kernel, print its path.
+    Vendor,
+    /// Run a script in an emulated host that can run real guests.
+    Lab(lab::LabArguments),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Task::Vendor => vendor::run().map(|()| ExitCode::SUCCESS),
+        Task::Lab(arguments) => lab::run(arguments),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,148 @@
+//! `lab`: an emulated host that can run real guests, on any machine.
+//!
+//! QEMU without acceleration emulates AMD's SVM; in it a Debian kernel with KVM boots a small Debian userland and runs
+//! one script as an unprivileged user with access to `/dev/kvm`, the release build of `agent-vm` on its `PATH` and
+//! the guest kernel beside it. Two disks: the userland, made once and never written to (changes go to a scratch
+//! overlay), and the run's own, mounted on `/usr/local`. Standard output, standard error, `/out` and the exit status
+//! come back over ports of a virtual serial device, each into a file of the run.
+
+mod base;
+mod machine;
+mod modules;
+mod run_disk;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{build, setup, shell, vendor, workspace};
+
+/// How much slower than a real machine the script must expect this one to be.
+pub(crate) const TIMEOUT_SCALE: u32 = 20;
+
+/// The exit status for a script that did not end in time, as of `timeout(1)`.
+const TIMED_OUT: u8 = 124;
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LabArguments {
+    /// Processors of the emulated host.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) smp: u8,
+    /// Memory of the emulated host, as QEMU takes it.
+    #[arg(long, default_value = "4G")]
+    pub(crate) mem: String,
+    /// A directory that is readable at /files/NAME.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Where the script's /out is copied to.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Deterministic time: one nanosecond per instruction, one processor.
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// Seconds after which the emulated host is ended, with status 124.
+    #[arg(long, default_value_t = 900)]
+    pub(crate) timeout: u64,
+    /// Run the script as root.
+    #[arg(long)]
+    pub(crate) root: bool,
+    /// Run without building agent-vm: the emulated host has none.
+    #[arg(long)]
+    pub(crate) bare: bool,
+    /// Say on standard error how long the parts took.
+    #[arg(long)]
+    pub(crate) times: bool,
+    /// The script, for sh.
+    #[arg(last = true, required = true)]
+    pub(crate) script: Vec<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The script ended with this status; `boot` is the time from power-on to its start, by the emulated clock.
+    Exited { status: u8, boot: Duration },
+    /// The script did not end in time.
+    TimedOut,
+}
+
+/// The task: runs the script and takes over its status.
+///
+/// # Errors
+/// When the lab cannot be made or the emulated host dies.
+pub(crate) fn run(arguments: LabArguments) -> Result<ExitCode> {
+    setup::run()?;
+    let programs = if arguments.bare {
+        Programs::default()
+    } else {
+        Programs::build()
+    };
+    let timeout = arguments.timeout;
+    match start(&arguments, &programs)? {
+        Ending::Exited { status, .. } => Ok(ExitCode::from(status)),
+        Ending::TimedOut => {
+            eprintln!("lab: the script did not end within {timeout} s");
+            Ok(ExitCode::from(TIMED_OUT))
+        }
+    }
+}
+
+/// Our own programs for the emulated host.
+#[derive(Debug, Default)]
+pub(crate) struct Programs {
+    /// `agent-vm`.
+    pub(crate) agent_vm: Option<PathBuf>,
+    /// The guest kernel library.
+    pub(crate) kernel: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Builds and fetches; what cannot be had is missing there, and said here.
+    fn build() -> Self {
+        let note =
+            |what: &str, error: &anyhow::Error| eprintln!("lab: no {what} inside: {error:#}");
+        Self {
+            agent_vm: build::agent_vm()
+                .inspect_err(|error| note("agent-vm", error))
+                .ok(),
+            kernel: vendor::kernel()
+                .inspect_err(|error| note("guest kernel", error))
+                .ok(),
+        }
+    }
+}
+
+/// Boots the emulated host and waits for the script's end. Needs [`setup::run`] first.
+///
+/// # Errors
+/// When the lab cannot be made or the emulated host dies before the script ends.
+pub(crate) fn start(arguments: &LabArguments, programs: &Programs) -> Result<Ending> {
+    if arguments.icount && arguments.smp != 1 {
+        bail!("--icount needs one processor");
+    }
+    let clock = std::time::Instant::now();
+    let cache = workspace::cache("lab");
+    fs_err::create_dir_all(&cache)?;
+    let base = base::prepare(&cache)?;
+    let directory = tempfile::Builder::new().prefix("run-").tempdir_in(&cache)?;
+    run_disk::make(directory.path(), arguments, programs)?;
+    let prepared = clock.elapsed();
+    let ending = machine::run(&base, directory.path(), arguments)?;
+    if let (Some(out), Ending::Exited { .. }) = (&arguments.out, ending) {
+        fs_err::create_dir_all(out)?;
+        let mut tar = shell::tool("tar");
+        tar.args(["--no-same-owner", "-xf"])
+            .arg(directory.path().join("out"));
+        shell::run(tar.arg("-C").arg(out)).context("cannot unpack /out")?;
+    }
+    if arguments.times
+        && let Ending::Exited { boot, .. } = ending
+    {
+        let total = clock.elapsed();
+        eprintln!("lab: prepared {prepared:.1?}, booted {boot:.1?}, all {total:.1?}");
+    }
+    Ok(ending)
+}
