@@ -1,1 +1,12 @@
 //! Agent profiles: data.
+//!
+//! What must be started, with which variables and files, so that an agent runs unattended inside the
+//! machine that contains it. Holds no token and reads nothing; the caller renders and delivers.
+#![forbid(unsafe_code)]
+
+mod claude_files;
+mod login_shell;
+mod profile;
+
+pub use login_shell::login_shell_argv;
+pub use profile::{AgentId, Profile, Provider, SeedContext, SeededFile, UnknownAgent};
