@@ -1,0 +1,25 @@
+//! What a launch tells while it runs. The launch prints nothing; who started it decides what is shown.
+
+use crate::phases::Phase;
+
+/// Something happened.
+#[derive(Debug)]
+pub enum LaunchEvent<'a> {
+    /// A part of the launch is done.
+    Phase(&'a Phase),
+    /// The guest's console said this: raw bytes of the guest, to be escaped before they are shown.
+    Console(&'a [u8]),
+    /// Something does not work that the launch can do without. From the guest: to be escaped.
+    Warning(&'a str),
+}
+
+/// Follows a launch. Called on the launch's thread; must not block.
+pub trait LaunchObserver {
+    /// Something happened.
+    fn event(&self, event: LaunchEvent<'_>);
+}
+
+/// An observer that looks away.
+impl LaunchObserver for () {
+    fn event(&self, _: LaunchEvent<'_>) {}
+}

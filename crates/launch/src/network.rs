@@ -1,0 +1,97 @@
+//! Joins the gateway, which carries flows, and the egress, which decides about them; the two do not know each other.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use agent_vm_egress::{ConnectRequest, DeniedPacket, Egress, FlowEnd, OpenError, OpenFlow, PacketProtocol};
+use agent_vm_gateway::{
+    Denied, DenyReason as GatewayReason, FlowHandler, FlowRefusal, FlowRequest, GuestStream, LocalBoxFuture, OpenedFlow,
+    Transport,
+};
+use agent_vm_policy::{AddressClass, DenyReason, HostName, classify};
+
+/// Gives the gateway's flows to the egress.
+pub(crate) struct EgressHandler {
+    egress: Egress,
+}
+
+impl EgressHandler {
+    pub(crate) fn new(egress: Egress) -> Self {
+        Self { egress }
+    }
+}
+
+impl FlowHandler for EgressHandler {
+    fn open(
+        self: Rc<Self>,
+        request: FlowRequest,
+    ) -> LocalBoxFuture<'static, Result<Box<dyn OpenedFlow>, FlowRefusal>> {
+        Box::pin(async move {
+            // A name that is no host name was never answered with an address by us; it decides nothing.
+            let names = request.names.iter().filter_map(|name| HostName::parse(name).ok()).collect();
+            let request = ConnectRequest { names, address: request.address, port: request.port };
+            match self.egress.open(request).await {
+                Ok(flow) => Ok(Box::new(EgressFlow(flow)) as Box<dyn OpenedFlow>),
+                Err(error) => Err(refusal(&error)),
+            }
+        })
+    }
+
+    fn address_allowed(&self, _name: &str, address: IpAddr) -> bool {
+        classify(address) == AddressClass::Global
+    }
+
+    fn denied(&self, denied: Denied) {
+        self.egress.record_denied_packet(DeniedPacket {
+            protocol: match denied.protocol {
+                Transport::Tcp => PacketProtocol::Tcp,
+                Transport::Udp => PacketProtocol::Udp,
+                Transport::Icmp => PacketProtocol::Icmp,
+                Transport::Other(_) => PacketProtocol::Other,
+            },
+            address: denied.destination,
+            port: denied.port,
+            reason: reason(denied.reason, denied.destination),
+        });
+    }
+}
+
+fn refusal(error: &OpenError) -> FlowRefusal {
+    match error {
+        OpenError::Denied { .. } => FlowRefusal::Denied,
+        OpenError::Dial(error) => match error {
+            agent_vm_egress::DialError::Refused { .. } => FlowRefusal::Refused,
+            agent_vm_egress::DialError::TimedOut { .. } => FlowRefusal::TimedOut,
+            _ => FlowRefusal::Unreachable,
+        },
+    }
+}
+
+struct EgressFlow(OpenFlow);
+
+impl OpenedFlow for EgressFlow {
+    fn serve(self: Box<Self>, guest: GuestStream) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move {
+            match self.0.serve(guest).await {
+                // Both directions were shut down in order, or the stream was dropped by the egress and so reset.
+                FlowEnd::Finished | FlowEnd::Reset => {}
+            }
+        })
+    }
+}
+
+/// The gateway's reason in the words of the audit log.
+fn reason(reason: GatewayReason, destination: IpAddr) -> DenyReason {
+    match reason {
+        GatewayReason::OtherDnsServer => DenyReason::ForeignDnsServer,
+        GatewayReason::Destination | GatewayReason::Rebinding => DenyReason::Address(classify(destination)),
+        GatewayReason::Quic
+        | GatewayReason::Udp
+        | GatewayReason::Icmp
+        | GatewayReason::Protocol
+        | GatewayReason::Fragment
+        | GatewayReason::SpoofedSource
+        | GatewayReason::GatewayPort
+        | GatewayReason::Limit => DenyReason::Protocol,
+    }
+}

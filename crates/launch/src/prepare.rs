@@ -1,0 +1,158 @@
+//! Second step: everything the virtual machine is made of is opened or made, but nothing runs yet.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use agent_vm_credentials::Credential;
+use agent_vm_egress::{
+    AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule, HeaderRuleError,
+    ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
+};
+use agent_vm_image::DiskError;
+use agent_vm_policy::Policy;
+use agent_vm_secret::Secret;
+use agent_vm_state::{SessionDirectory, SessionError};
+use agent_vm_vmm as vmm;
+use rustix::fs::{Mode, OFlags};
+
+use crate::plan::Plan;
+use crate::request::{LaunchRequest, Mount, ShareAccess};
+use crate::resolve::Resolved;
+
+/// A launch with all its parts.
+pub struct Prepared {
+    pub(crate) resolved: Resolved,
+    pub(crate) session: SessionDirectory,
+    pub(crate) disks: Vec<vmm::Disk>,
+    pub(crate) shares: Vec<vmm::Share>,
+    pub(crate) kernel: OwnedFd,
+    pub(crate) egress: Egress,
+}
+
+/// Why the parts of a launch cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// There is no directory for the session.
+    #[error("cannot make the session's directory")]
+    Session(#[from] SessionError),
+    /// A file of the launch cannot be opened.
+    #[error("cannot open {} {}", role, path.display())]
+    Open {
+        /// What it is for.
+        role: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The writable disk cannot be made.
+    #[error("cannot make the guest's disk")]
+    Disk(#[from] DiskError),
+    /// A credential's header cannot carry one.
+    #[error("credential {name} cannot be attached")]
+    Header {
+        /// The credential.
+        name: String,
+        /// Why.
+        #[source]
+        source: HeaderRuleError,
+    },
+    /// There is no audit log, so nothing may leave.
+    #[error("cannot record what the guest does")]
+    Audit(#[from] AuditError),
+    /// There is no egress.
+    #[error("cannot set up the guest's network")]
+    Egress(#[from] EgressError),
+}
+
+impl Resolved {
+    /// Opens and makes the parts.
+    ///
+    /// # Errors
+    /// When one cannot be had; what was made is removed again.
+    pub fn prepare(self) -> Result<Prepared, PrepareError> {
+        let session = SessionDirectory::create(&self.request.directories)?;
+        let disks = disks(&self, &session)?;
+        let shares = shares(&self.plan)?;
+        let kernel = open("the guest kernel", &self.request.machine.kernel, OFlags::RDONLY)?;
+        let egress = egress(&self.request, &session)?;
+        Ok(Prepared { resolved: self, session, disks, shares, kernel, egress })
+    }
+}
+
+/// The layers, bottom first, then the writable disk.
+fn disks(resolved: &Resolved, session: &SessionDirectory) -> Result<Vec<vmm::Disk>, PrepareError> {
+    let mut disks = Vec::with_capacity(resolved.image.layers.len() + 1);
+    for layer in &resolved.image.layers {
+        let image = open("the image layer", layer, OFlags::RDONLY)?;
+        disks.push(vmm::Disk { image, access: vmm::Access::ReadOnly });
+    }
+    let path = session.path().join("disk.ext4");
+    let disk = resolved.store.writable_disk(&path, resolved.request.machine.disk_bytes)?;
+    disks.push(vmm::Disk { image: disk.into(), access: vmm::Access::ReadWrite });
+    Ok(disks)
+}
+
+fn shares(plan: &Plan) -> Result<Vec<vmm::Share>, PrepareError> {
+    let share = |mount: &Mount| {
+        let root = open("the mount", &mount.host, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let access = match mount.access {
+            ShareAccess::ReadOnly => vmm::Access::ReadOnly,
+            ShareAccess::ReadWrite => vmm::Access::ReadWrite,
+        };
+        Ok(vmm::Share { root, access, protected: Vec::new() })
+    };
+    plan.mounts.iter().map(share).collect()
+}
+
+fn open(role: &'static str, path: &std::path::Path, flags: OFlags) -> Result<OwnedFd, PrepareError> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|error| PrepareError::Open {
+        role,
+        path: path.to_owned(),
+        source: error.into(),
+    })
+}
+
+fn egress(request: &LaunchRequest, session: &SessionDirectory) -> Result<Egress, PrepareError> {
+    let credentials = &request.credentials.credentials;
+    let extra_pem = String::from_utf8_lossy(&request.network.upstream_ca_pem).into_owned();
+    let overrides = request.network.resolve.iter().map(|given| ResolveOverride {
+        host: given.host.clone(),
+        port: given.port,
+        target: given.address,
+    });
+    Ok(Egress::new(EgressConfig {
+        session: session.id().to_string(),
+        policy: Policy::public(),
+        credentials: credentials.iter().map(bound).collect::<Result<_, _>>()?,
+        secrets: Rc::new(HostSecrets(credentials.clone())),
+        roots: UpstreamRoots { extra_pem: if extra_pem.is_empty() { Vec::new() } else { vec![extra_pem] } },
+        overrides: overrides.collect(),
+        audit: AuditSink::open(&request.directories.audit_log())?,
+    })?)
+}
+
+fn bound(credential: &Credential) -> Result<BoundCredential, PrepareError> {
+    let header = HeaderRule::parse(&credential.header.name)
+        .map_err(|source| PrepareError::Header { name: credential.name.clone(), source })?;
+    Ok(BoundCredential {
+        name: credential.name.clone(),
+        placeholder: credential.placeholder.clone(),
+        hosts: credential.hosts.clone(),
+        header,
+    })
+}
+
+/// The tokens that were found at launch.
+struct HostSecrets(Vec<Credential>);
+
+impl SecretSource for HostSecrets {
+    fn secret(&self, credential: &str) -> Result<Secret, SecretUnavailable> {
+        let found = self.0.iter().find(|known| known.name == credential);
+        found
+            .map(|known| known.secret.clone())
+            .ok_or_else(|| SecretUnavailable { credential: credential.to_owned() })
+    }
+}

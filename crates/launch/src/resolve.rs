@@ -1,0 +1,88 @@
+//! First step: what is asked for is looked up, and everything that can be wrong on the host is found before anything
+//! is started. Needs no network.
+
+use std::path::PathBuf;
+
+use agent_vm_image::{ApiMismatch, Image, Reference, ReferenceError, Store, StoreError, check_api};
+
+use crate::plan::Plan;
+use crate::request::LaunchRequest;
+
+/// The image-API version this agent-vm works with.
+pub const IMAGE_API_VERSION: u32 = 1;
+
+/// A launch whose image is known and fits.
+#[derive(Debug)]
+pub struct Resolved {
+    pub(crate) request: LaunchRequest,
+    pub(crate) plan: Plan,
+    pub(crate) store: Store,
+    pub(crate) image: Image,
+}
+
+/// Why a launch cannot be planned.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The reference is not one.
+    #[error("{reference:?} is not an image reference")]
+    Reference {
+        /// As given.
+        reference: String,
+        /// Why.
+        #[source]
+        source: ReferenceError,
+    },
+    /// The store of images cannot be used.
+    #[error("cannot use the image store {}", path.display())]
+    Store {
+        /// The store.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The image was never pulled.
+    #[error("image {reference} is not on this machine")]
+    NotPulled {
+        /// The image.
+        reference: String,
+    },
+    /// The image was built for another agent-vm.
+    #[error("image {reference} does not fit this agent-vm")]
+    Api {
+        /// The image.
+        reference: String,
+        /// Why, and what to do.
+        #[source]
+        source: ApiMismatch,
+    },
+}
+
+impl Resolved {
+    /// Looks up the image of a request.
+    ///
+    /// # Errors
+    /// When it is not there or does not fit.
+    pub fn new(request: LaunchRequest) -> Result<Self, ResolveError> {
+        let text = &request.image.reference;
+        let reference = Reference::parse(text)
+            .map_err(|source| ResolveError::Reference { reference: text.clone(), source })?;
+        let path = &request.image.store;
+        let unusable = |source| ResolveError::Store { path: path.clone(), source };
+        let store = Store::open(path).map_err(unusable)?;
+        let image = store.image(&reference).map_err(unusable)?;
+        let Some(image) = image else {
+            return Err(ResolveError::NotPulled { reference: reference.to_string() });
+        };
+        check_api(&image, IMAGE_API_VERSION)
+            .map_err(|source| ResolveError::Api { reference: reference.to_string(), source })?;
+        let plan = Plan::new(&request, Some(image.digest.to_string()));
+        Ok(Self { request, plan, store, image })
+    }
+
+    /// What will be enforced.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
