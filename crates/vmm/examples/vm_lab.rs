@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use agent_vm_vmm::{Access, Disk, Share, VmSpec};
+use agent_vm_vmm::{Access, Disk, GuestOwner, ProtectedPath, Share, VmSpec, WhenMissing};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 fn main() {
@@ -37,6 +37,10 @@ fn main() {
         init: open(init, false),
         disks: Vec::new(),
         shares: Vec::new(),
+        owner: GuestOwner {
+            uid: 1000,
+            gid: 1000,
+        },
         network: guest_link,
         control: theirs.into(),
         console,
@@ -56,7 +60,15 @@ fn main() {
             _ => panic!("{word}"),
         }
     }
-    let mut vm = agent_vm_vmm::spawn(spec).unwrap();
+    let mut vm = match agent_vm_vmm::spawn(spec) {
+        Ok(vm) => vm,
+        Err(error) => {
+            return println!(
+                "EXIT not spawned: {error}: {:?}",
+                std::error::Error::source(&error)
+            );
+        }
+    };
     let logger = std::thread::spawn(move || show("console", std::fs::File::from(log), begun));
     std::thread::spawn(move || serve_link(link));
     let pid = vm.pid();
@@ -76,7 +88,7 @@ fn main() {
 }
 
 fn talk(ours: UnixStream, command: &str, pid: u32, begun: Instant) -> std::io::Result<()> {
-    ours.set_read_timeout(Some(Duration::from_secs(40)))?;
+    ours.set_read_timeout(Some(Duration::from_secs(15)))?;
     let mut lines = BufReader::new(ours.try_clone()?);
     let mut line = String::new();
     lines.read_line(&mut line)?;
@@ -95,11 +107,17 @@ fn talk(ours: UnixStream, command: &str, pid: u32, begun: Instant) -> std::io::R
         return Ok(());
     }
     writeln!(&ours, "{command}")?;
-    if command == "flood" {
+    if command.starts_with("flood") {
         let mut total = 0_u64;
         let mut buffer = vec![0; 65536];
         while total < 8 << 20 {
-            total += lines.read(&mut buffer)? as u64;
+            match lines.read(&mut buffer) {
+                Ok(count) => total += count as u64,
+                Err(error) => {
+                    println!("[{:?}] stuck after {total} bytes", begun.elapsed());
+                    return Err(error);
+                }
+            }
         }
         println!("[{:?}] flood of {total} bytes", begun.elapsed());
         let data = vec![7_u8; 1 << 20];
@@ -189,9 +207,17 @@ fn share(path: &str, access: Access) -> Share {
     options
         .read(true)
         .custom_flags(rustix::fs::OFlags::PATH.bits().cast_signed());
+    let hooks = ProtectedPath {
+        path: ".git/hooks".to_owned(),
+        when_missing: WhenMissing::DenyCreation,
+    };
     Share {
         root: options.open(path).unwrap().into(),
         access,
-        protected: vec![".git/hooks".to_owned()],
+        protected: if path.ends_with("tree") {
+            vec![hooks]
+        } else {
+            Vec::new()
+        },
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
 
+use agent_vm_files::BuildError;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::confine::ConfineError;
@@ -30,8 +31,10 @@ enum ChildError {
     Console(io::Error),
     #[error("{0}: {detail}", detail = source_text(.0))]
     Kernel(KernelError),
-    #[error("{0}")]
-    Files(io::Error),
+    #[error("{0}: {detail}", detail = source_text(.0))]
+    Files(BuildError),
+    #[error("cannot watch the launcher: {0}")]
+    Watch(io::Error),
     #[error(transparent)]
     Confine(ConfineError),
     #[error(transparent)]
@@ -164,16 +167,24 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
     report_panics(reporter.clone());
 
     let kernel = crate::kernel::loadable(File::from(kernel)).map_err(ChildError::Kernel)?;
+    crate::confine::limits().map_err(ChildError::Confine)?;
+    let roots = shares
+        .iter()
+        .map(|(root, _)| root.try_clone())
+        .collect::<Result<_, _>>();
+    let roots = roots.map_err(ChildError::Descriptors)?;
+    // The server needs the raised limits, and rights that are given up next.
+    let files =
+        crate::file_device::FileDevice::new(init, roots, spec).map_err(ChildError::Files)?;
     let grants = crate::confine::Grants {
         kernel: &kernel,
         disks: &disks,
         shares: &shares,
     };
     crate::confine::enter(&grants).map_err(ChildError::Confine)?;
-    reporter.end_with_launcher().map_err(ChildError::Files)?;
+    drop(shares);
+    reporter.end_with_launcher().map_err(ChildError::Watch)?;
 
-    let files =
-        crate::file_device::FileDevice::new(init, shares, spec).map_err(ChildError::Files)?;
     let parts = Parts {
         vcpus: spec.vcpus,
         memory_mib: spec.memory_mib,

@@ -31,20 +31,27 @@ pub(crate) enum ConfineError {
     #[error("cannot restrict file access (Landlock, Linux 5.13 or newer): {0}")]
     Files(files::FilesError),
     #[error("cannot restrict system calls (seccomp): {0}")]
-    SystemCalls(seccompiler::Error),
+    SystemCalls(syscalls::FilterError),
 }
 
-/// Confines this process for good.
+/// Confines this process for good. [`limits`] comes before.
 ///
 /// # Errors
 /// When any part cannot be enforced; the process must not go on then.
 pub(crate) fn enter(grants: &Grants<'_>) -> Result<(), ConfineError> {
-    limits().map_err(ConfineError::Privileges)?;
     files::restrict(grants).map_err(ConfineError::Files)?;
     syscalls::restrict().map_err(ConfineError::SystemCalls)
 }
 
-fn limits() -> rustix::io::Result<()> {
+/// Raises the limits this process needs and gives up the privileges it does not.
+///
+/// # Errors
+/// When the system refuses, which it does not.
+pub(crate) fn limits() -> Result<(), ConfineError> {
+    give_up().map_err(ConfineError::Privileges)
+}
+
+fn give_up() -> rustix::io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     // Also keeps the memory from being dumped or read by processes of the same user.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;

@@ -33,8 +33,10 @@ mod vm;
 pub use child::child_main;
 pub use control_port::CONTROL_PORT;
 pub use exit::{ExitReason, VmExit};
+pub use file_device::EXIT_CODE_IOCTL;
 pub use memory::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, SizeError};
 pub use spec::{
-    Access, Disk, MAX_DISKS, MAX_PROTECTED, MAX_PROTECTED_LEN, MAX_SHARES, Share, SpecError, VmSpec,
+    Access, Disk, GuestOwner, MAX_DISKS, MAX_PROTECTED, MAX_PROTECTED_LEN, MAX_SHARES,
+    ProtectedPath, Share, SpecError, VmSpec, WhenMissing,
 };
 pub use vm::{CHILD_COMMAND, SpawnError, Vm, spawn};

@@ -52,8 +52,35 @@ pub struct Share {
     pub root: OwnedFd,
     /// Whether the guest may change it.
     pub access: Access,
-    /// Paths below the root the guest may read but not change, relative, as in `.git/hooks`.
-    pub protected: Vec<String>,
+    /// Paths below the root the guest may read but not change; only in a directory.
+    pub protected: Vec<ProtectedPath>,
+}
+
+/// A path in a writable share that stays as it is, with everything beneath it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectedPath {
+    /// Relative to the share's root, plain components only, as in `.git/hooks`.
+    pub path: String,
+    /// What happens when there is nothing at this path.
+    pub when_missing: WhenMissing,
+}
+
+/// What happens when a protected path does not exist at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenMissing {
+    /// The guest cannot create it.
+    DenyCreation,
+    /// It is not protected for this VM.
+    LeaveFree,
+}
+
+/// Whose files the launching user's files are in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestOwner {
+    /// User id in the guest.
+    pub uid: u32,
+    /// Group id in the guest.
+    pub gid: u32,
 }
 
 /// A VM to be started.
@@ -71,6 +98,8 @@ pub struct VmSpec {
     pub disks: Vec<Disk>,
     /// Shares, in the guest's order.
     pub shares: Vec<Share>,
+    /// Who owns the launching user's files in the guest.
+    pub owner: GuestOwner,
     /// One end of a `SOCK_SEQPACKET` pair; see [`crate`] for what it carries.
     pub network: OwnedFd,
     /// One end of a connected `SOCK_STREAM` pair, joined to the guest's vsock connection.
@@ -118,8 +147,14 @@ impl VmSpec {
                 share.protected.len(),
                 MAX_PROTECTED,
             )?;
-            if let Some(path) = share.protected.iter().find(|path| !is_below(path)) {
-                return Err(SpecError::ProtectedPath { path: path.clone() });
+            if let Some(path) = share
+                .protected
+                .iter()
+                .find(|protected| !is_below(&protected.path))
+            {
+                return Err(SpecError::ProtectedPath {
+                    path: path.path.clone(),
+                });
             }
         }
         Ok(())
@@ -149,6 +184,7 @@ pub(crate) struct WireSpec {
     pub(crate) init: RawFd,
     pub(crate) disks: Vec<WireDisk>,
     pub(crate) shares: Vec<WireShare>,
+    pub(crate) owner: GuestOwner,
     pub(crate) network: RawFd,
     pub(crate) control: RawFd,
     /// Where the child reports how it ended.
@@ -165,7 +201,7 @@ pub(crate) struct WireDisk {
 pub(crate) struct WireShare {
     pub(crate) root: RawFd,
     pub(crate) access: Access,
-    pub(crate) protected: Vec<String>,
+    pub(crate) protected: Vec<ProtectedPath>,
 }
 
 impl WireSpec {
@@ -189,7 +225,10 @@ impl WireSpec {
             && self.shares.len() <= MAX_SHARES
             && self.shares.iter().all(|share| {
                 share.protected.len() <= MAX_PROTECTED
-                    && share.protected.iter().all(|path| is_below(path))
+                    && share
+                        .protected
+                        .iter()
+                        .all(|protected| is_below(&protected.path))
             })
     }
 

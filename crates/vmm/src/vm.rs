@@ -81,6 +81,7 @@ pub fn spawn(spec: VmSpec) -> Result<Vm, SpawnError> {
         init: pass(spec.init)?,
         disks,
         shares,
+        owner: spec.owner,
         network: pass(spec.network)?,
         control: pass(spec.control)?,
         status: pass(theirs)?,

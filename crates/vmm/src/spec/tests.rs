@@ -20,9 +20,20 @@ fn spec() -> VmSpec {
         init: null(),
         disks: Vec::new(),
         shares: Vec::new(),
+        owner: GuestOwner {
+            uid: 1000,
+            gid: 1000,
+        },
         network: null(),
         control: null(),
         console: null(),
+    }
+}
+
+fn hooks() -> ProtectedPath {
+    ProtectedPath {
+        path: ".git/hooks".into(),
+        when_missing: WhenMissing::DenyCreation,
     }
 }
 
@@ -87,7 +98,7 @@ fn child_refuses_what_the_launcher_would_refuse() {
     let mut too_small = wire();
     too_small.memory_mib = 1;
     let mut escaping = wire();
-    escaping.shares[0].protected = vec!["../up".into()];
+    escaping.shares[0].protected[0].path = "../up".into();
     for bad in [too_small, escaping] {
         assert!(WireSpec::read_from(File::from(bad.to_memory_file().unwrap())).is_err());
     }
