@@ -1,1 +1,38 @@
-//! OCI images pulled into a content-addressed EROFS store.
+//! OCI images pulled into a content-addressed store of read-only EROFS layers, and the writable disk above them.
+//!
+//! A launch asks [`Store::image`] (no network) and gets an [`Image`]: layer files bottom first and how to start the program. [`pull`]
+//! fills the store from a registry. Nothing of an image is ever unpacked onto the host's file system; every byte from a registry is
+//! untrusted until its digest is checked, and its names, sizes and numbers stay untrusted after that.
+
+#![forbid(unsafe_code)]
+
+mod archive;
+mod config;
+mod convert;
+mod digest;
+mod disk;
+mod erofs;
+mod escape;
+mod image;
+mod layer;
+mod manifest;
+mod pull;
+mod reference;
+mod registry;
+mod store;
+mod tree;
+
+pub use archive::ArchiveError;
+pub use convert::{ConvertError, PathError};
+pub use digest::{DigestParseError, ImageDigest};
+pub use disk::{DiskError, MAX_DISK_BYTES, MIN_DISK_BYTES};
+pub use escape::Escaped;
+pub use image::{ApiMismatch, IMAGE_API_LABEL, Image, ImageConfig, check_api};
+pub use layer::{LayerError, fuzz_tar};
+pub use manifest::{Architecture, ManifestError, fuzz_manifest};
+pub use pull::{
+    LayerSummary, PlainHttp, Proxies, PullError, PullEvent, PullObserver, PullOptions, pull,
+};
+pub use reference::{Reference, ReferenceError};
+pub use registry::{CredentialError, RegistryError};
+pub use store::{Store, StoreError};

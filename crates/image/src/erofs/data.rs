@@ -1,0 +1,122 @@
+//! File contents on their way to their final blocks.
+
+use std::io::{self, Read};
+
+use super::{BLOCK_SIZE, BlockOutput};
+
+/// Bytes written at once.
+const BUFFER: usize = 256 << 10;
+
+/// Appends contents to an image, each from a block boundary; buffers one write, skips what is all zeros.
+pub(crate) struct DataWriter<O> {
+    output: O,
+    buffer: Vec<u8>,
+    filled: usize,
+    /// Where the buffer's first byte goes; a multiple of the block size.
+    position: u64,
+}
+
+impl<O: BlockOutput> DataWriter<O> {
+    /// Begins after the superblock.
+    pub(crate) fn new(output: O) -> Self {
+        Self {
+            output,
+            buffer: vec![0; BUFFER],
+            filled: 0,
+            position: BLOCK_SIZE,
+        }
+    }
+
+    /// The block where the next content will begin.
+    pub(crate) fn begin(&mut self) -> io::Result<u32> {
+        debug_assert!(
+            self.at().is_multiple_of(BLOCK_SIZE),
+            "contents are ended before the next begins"
+        );
+        u32::try_from(self.at() / BLOCK_SIZE)
+            .map_err(|_| io::Error::other("the image would have more than 2^32 blocks"))
+    }
+
+    /// Takes exactly `length` bytes from `reader`.
+    pub(crate) fn copy(&mut self, reader: &mut impl Read, length: u64) -> io::Result<()> {
+        let mut left = length;
+        while left > 0 {
+            let room =
+                (self.buffer.len() - self.filled).min(usize::try_from(left).unwrap_or(usize::MAX));
+            match reader.read(&mut self.buffer[self.filled..self.filled + room]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    self.filled += read;
+                    left -= read as u64;
+                }
+                Err(retry) if retry.kind() == io::ErrorKind::Interrupted => continue,
+                Err(broken) => return Err(broken),
+            }
+            self.flush_full()?;
+        }
+        Ok(())
+    }
+
+    /// Appends bytes that are in memory.
+    pub(crate) fn bytes(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let length = bytes.len() as u64;
+        self.copy(&mut bytes, length)
+    }
+
+    /// Appends zeros; costs no space where whole buffers of them come together.
+    pub(crate) fn zeros(&mut self, length: u64) -> io::Result<()> {
+        let mut left = length;
+        while left > 0 {
+            if self.filled == 0 && left >= BLOCK_SIZE {
+                let skipped = left - left % BLOCK_SIZE;
+                self.position += skipped;
+                left -= skipped;
+                continue;
+            }
+            // Up to the next boundary, from where blocks can be skipped.
+            let to_boundary = BLOCK_SIZE - self.filled as u64 % BLOCK_SIZE;
+            let some = usize::try_from(left.min(to_boundary)).expect("at most a block");
+            self.buffer[self.filled..self.filled + some].fill(0);
+            self.filled += some;
+            left -= some as u64;
+            if (self.filled as u64).is_multiple_of(BLOCK_SIZE) {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills up the last block of a content.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        self.zeros(self.at().wrapping_neg() % BLOCK_SIZE)
+    }
+
+    /// Writes out what is buffered; gives the output and the next free block.
+    pub(crate) fn finish(mut self) -> io::Result<(O, u64)> {
+        self.end()?;
+        self.flush()?;
+        Ok((self.output, self.position / BLOCK_SIZE))
+    }
+
+    fn at(&self) -> u64 {
+        self.position + self.filled as u64
+    }
+
+    fn flush_full(&mut self) -> io::Result<()> {
+        if self.filled == self.buffer.len() {
+            self.flush()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let bytes = &self.buffer[..self.filled];
+        if bytes.iter().any(|&byte| byte != 0) {
+            self.output.write_at(bytes, self.position)?;
+        }
+        self.position += self.filled as u64;
+        self.filled = 0;
+        Ok(())
+    }
+}

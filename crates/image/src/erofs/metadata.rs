@@ -1,0 +1,343 @@
+//! The second half of an image: which names can be reached, where each inode goes, directories and inodes in order, the superblock.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+
+use super::data::DataWriter;
+use super::directory::{self, Name};
+use super::format::{INODE_SIZE, Inode, Layout, SLOT, Superblock};
+use super::xattr::{HEADER, opaque_mark};
+use super::{BLOCK_SIZE, BlockOutput, RootKind};
+use crate::digest::ImageDigest;
+use crate::tree::{
+    NodeId, ROOT, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, Tree,
+};
+
+/// Where the root's inode is, in slots from the beginning of the inodes. Not zero: user space takes inode number 0 for "no file".
+const ROOT_SLOT: u64 = 1;
+
+/// Completes the image of `diff_id`: writes all but the contents, which `data` has already.
+pub(crate) fn write<O: BlockOutput>(
+    tree: &mut Tree,
+    mut data: DataWriter<O>,
+    diff_id: ImageDigest,
+) -> io::Result<O> {
+    let root = if tree.node(ROOT).is_opaque() {
+        RootKind::Opaque
+    } else {
+        RootKind::Merged
+    };
+    let plan = Plan::make(tree, u64::from(data.begin()?))?;
+    for &node in &plan.sequence {
+        plan.write_blocks(tree, node, &mut data)?;
+    }
+    let meta_block = data.begin()?;
+    let mut at = 0;
+    for (number, &node) in (1..).zip(&plan.sequence) {
+        let place = plan.offset(node);
+        data.zeros(place - at)?;
+        at = place + plan.write_inode(tree, node, number, &mut data)?;
+    }
+    let (mut output, blocks) = data.finish()?;
+    let blocks = u32::try_from(blocks)
+        .map_err(|_| io::Error::other("the image would have more than 2^32 blocks"))?;
+    let root_nid = u16::try_from(ROOT_SLOT).expect("a small constant");
+    let superblock = Superblock {
+        diff_id,
+        root,
+        root_nid,
+        inodes: plan.sequence.len() as u64,
+        blocks,
+        meta_block,
+    };
+    output.write_at(&superblock.emit(), 0)?;
+    output.set_length(u64::from(blocks) * BLOCK_SIZE)?;
+    Ok(output)
+}
+
+/// The order and place of everything.
+struct Plan {
+    /// Names, sorted by directory, then by name.
+    order: Vec<u32>,
+    /// Files that can be reached, in the order of their inodes.
+    sequence: Vec<NodeId>,
+    /// By node: names it has (for a directory, plus its own and its children's `.` and `..`); zero if it cannot be reached.
+    links: Vec<u32>,
+    /// By node: place of the inode, in slots.
+    slots: Vec<u32>,
+    /// By node, for directories: the one above.
+    above: Vec<u32>,
+    /// Blocks of the few link targets that do not fit beside their inode.
+    link_blocks: HashMap<NodeId, u32>,
+    opaque_mark: Vec<u8>,
+}
+
+impl Plan {
+    /// Decides on everything; `next_block` is where directories that need blocks of their own begin.
+    fn make(tree: &mut Tree, next_block: u64) -> io::Result<Self> {
+        let mut order: Vec<u32> = (0..u32::try_from(tree.dentries().len())
+            .expect("the number of entries is bounded"))
+            .collect();
+        order.sort_unstable_by(|&left, &right| {
+            let (left, right) = (
+                &tree.dentries()[left as usize],
+                &tree.dentries()[right as usize],
+            );
+            left.parent
+                .cmp(&right.parent)
+                .then_with(|| tree.name(left).cmp(tree.name(right)))
+        });
+        let count = tree.node_count();
+        let mut plan = Self {
+            order,
+            sequence: Vec::new(),
+            links: vec![0; count],
+            slots: vec![0; count],
+            above: vec![ROOT.0; count],
+            link_blocks: HashMap::new(),
+            opaque_mark: opaque_mark(),
+        };
+        plan.reach(tree);
+        plan.place(tree, next_block)?;
+        Ok(plan)
+    }
+
+    /// Walks from the root, counts links. Parents come before their children, so the root is the first.
+    fn reach(&mut self, tree: &Tree) {
+        let mut queue = VecDeque::from([ROOT]);
+        self.links[ROOT.0 as usize] = 2;
+        self.sequence.push(ROOT);
+        while let Some(directory) = queue.pop_front() {
+            for at in self.children(tree, directory) {
+                let child = tree.dentries()[self.order[at] as usize].node;
+                if hidden(tree, directory, child) {
+                    continue;
+                }
+                let is_directory = tree.kind(child) == S_IFDIR;
+                if self.links[child.0 as usize] == 0 {
+                    self.sequence.push(child);
+                }
+                self.links[child.0 as usize] += 1 + u32::from(is_directory);
+                if is_directory {
+                    self.links[directory.0 as usize] += 1;
+                    self.above[child.0 as usize] = directory.0;
+                    queue.push_back(child);
+                }
+            }
+        }
+    }
+
+    /// Gives every inode its place, and a block to every directory and link target that has no room beside its inode.
+    fn place(&mut self, tree: &mut Tree, mut next_block: u64) -> io::Result<()> {
+        let too_large = || io::Error::other("the image would have more than 2^32 blocks");
+        let mut at = ROOT_SLOT * SLOT;
+        for index in 0..self.sequence.len() {
+            let node = self.sequence[index];
+            if tree.kind(node) == S_IFDIR {
+                let size = directory::size(self.entries(tree, node).map(|(name, _)| name.len()));
+                tree.node_mut(node).size = size;
+            }
+            let (fixed, tail) = (
+                INODE_SIZE + self.xattr_size(tree, node),
+                self.inline_tail(tree, node),
+            );
+            // The kernel reads an inline tail only if it lies within one block.
+            if tail > 0 && (at + fixed) % BLOCK_SIZE + tail > BLOCK_SIZE {
+                at = at.next_multiple_of(BLOCK_SIZE);
+            }
+            self.slots[node.0 as usize] = u32::try_from(at / SLOT).map_err(|_| too_large())?;
+            at = (at + fixed + tail).next_multiple_of(SLOT);
+            let kind = tree.kind(node);
+            if kind == S_IFDIR || (kind == S_IFLNK && tail == 0) {
+                let blocks = (tree.node(node).size - tail).div_ceil(BLOCK_SIZE);
+                let block = u32::try_from(next_block).map_err(|_| too_large())?;
+                if kind == S_IFDIR {
+                    tree.node_mut(node).data = block;
+                } else {
+                    self.link_blocks.insert(node, block);
+                }
+                next_block += blocks;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of content that follow the inode.
+    fn inline_tail(&self, tree: &Tree, node: NodeId) -> u64 {
+        let size = tree.node(node).size;
+        let tail = match tree.kind(node) {
+            S_IFLNK => size,
+            S_IFDIR => size % BLOCK_SIZE,
+            _ => 0,
+        };
+        let fixed = INODE_SIZE + self.xattr_size(tree, node);
+        if fixed % BLOCK_SIZE + tail <= BLOCK_SIZE {
+            tail
+        } else {
+            0
+        }
+    }
+
+    /// The parts of directories and link targets that are not beside their inode.
+    fn write_blocks<O: BlockOutput>(
+        &self,
+        tree: &Tree,
+        node: NodeId,
+        data: &mut DataWriter<O>,
+    ) -> io::Result<()> {
+        let tail = self.inline_tail(tree, node);
+        match tree.kind(node) {
+            S_IFDIR => {
+                let mut left = tree.node(node).size - tail;
+                directory::write(self.names(tree, node), |bytes| {
+                    let some =
+                        &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+                    left -= some.len() as u64;
+                    data.bytes(some)
+                })?;
+                data.end()
+            }
+            S_IFLNK if tail == 0 => {
+                data.bytes(tree.link_target(node))?;
+                data.end()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One inode with what follows it; gives the bytes written.
+    fn write_inode<O: BlockOutput>(
+        &self,
+        tree: &Tree,
+        node: NodeId,
+        number: u32,
+        data: &mut DataWriter<O>,
+    ) -> io::Result<u64> {
+        let (attributes, tail, xattr_size) = (
+            tree.attributes(node),
+            self.inline_tail(tree, node),
+            self.xattr_size(tree, node),
+        );
+        let entry = tree.node(node);
+        let kind = attributes.mode & S_IFMT;
+        let inode = Inode {
+            layout: if tail > 0 {
+                Layout::Inline
+            } else {
+                Layout::Plain
+            },
+            xattr_size,
+            mode: attributes.mode,
+            size: if matches!(kind, S_IFREG | S_IFDIR | S_IFLNK) {
+                entry.size
+            } else {
+                0
+            },
+            data: if kind == S_IFLNK {
+                self.link_blocks.get(&node).copied().unwrap_or(0)
+            } else {
+                entry.data
+            },
+            number,
+            uid: attributes.uid,
+            gid: attributes.gid,
+            mtime: entry.mtime,
+            mtime_ns: entry.mtime_ns,
+            links: self.links[node.0 as usize],
+        };
+        data.bytes(&inode.emit())?;
+        if xattr_size > 0 {
+            data.zeros(HEADER)?;
+            data.bytes(tree.xattrs(attributes.xattrs))?;
+            if entry.is_opaque() {
+                data.bytes(&self.opaque_mark)?;
+            }
+        }
+        match kind {
+            S_IFLNK if tail > 0 => data.bytes(tree.link_target(node))?,
+            S_IFDIR if tail > 0 => {
+                let mut skip = entry.size - tail;
+                directory::write(self.names(tree, node), |bytes| {
+                    let skipped = skip.min(bytes.len() as u64);
+                    skip -= skipped;
+                    data.bytes(&bytes[usize::try_from(skipped).expect("not more than the block")..])
+                })?;
+            }
+            _ => {}
+        }
+        Ok(INODE_SIZE + xattr_size + tail)
+    }
+
+    /// The names in a directory as they are written.
+    fn names<'a>(&'a self, tree: &'a Tree, directory: NodeId) -> impl Iterator<Item = Name<'a>> {
+        self.entries(tree, directory).map(|(name, node)| {
+            let kind = match tree.kind(node) {
+                S_IFREG => 1,
+                S_IFDIR => 2,
+                S_IFCHR => 3,
+                S_IFBLK => 4,
+                S_IFIFO => 5,
+                S_IFLNK => 7,
+                _ => 0,
+            };
+            Name {
+                name,
+                nid: u64::from(self.slots[node.0 as usize]),
+                kind,
+            }
+        })
+    }
+
+    /// The names in a directory with `.` and `..` in their places, sorted. Not collected: one directory may have a million.
+    fn entries<'a>(
+        &'a self,
+        tree: &'a Tree,
+        directory: NodeId,
+    ) -> impl Iterator<Item = (&'a [u8], NodeId)> {
+        let children = self
+            .children(tree, directory)
+            .map(|at| &tree.dentries()[self.order[at] as usize]);
+        let visible = children.filter(move |dentry| !hidden(tree, directory, dentry.node));
+        let mut named = visible
+            .map(|dentry| (tree.name(dentry), dentry.node))
+            .peekable();
+        let above = NodeId(self.above[directory.0 as usize]);
+        let mut dots = [(&b"."[..], directory), (&b".."[..], above)]
+            .into_iter()
+            .peekable();
+        std::iter::from_fn(move || match (named.peek(), dots.peek()) {
+            (Some(name), Some(dot)) if name.0 < dot.0 => named.next(),
+            (_, Some(_)) => dots.next(),
+            (_, None) => named.next(),
+        })
+    }
+
+    /// The part of [`Self::order`] that belongs to a directory.
+    fn children(&self, tree: &Tree, directory: NodeId) -> std::ops::Range<usize> {
+        let parent = |&at: &u32| tree.dentries()[at as usize].parent;
+        let begin = self.order.partition_point(|at| parent(at) < directory);
+        let end = self.order.partition_point(|at| parent(at) <= directory);
+        begin..end
+    }
+
+    fn xattr_size(&self, tree: &Tree, node: NodeId) -> u64 {
+        let mark = if tree.node(node).is_opaque() {
+            self.opaque_mark.len()
+        } else {
+            0
+        };
+        match tree.xattrs(tree.attributes(node).xattrs).len() + mark {
+            0 => 0,
+            some => HEADER + some as u64,
+        }
+    }
+
+    fn offset(&self, node: NodeId) -> u64 {
+        u64::from(self.slots[node.0 as usize]) * SLOT
+    }
+}
+
+/// In an opaque directory nothing of lower layers can show, so whiteouts in it would only be seen as strange devices.
+fn hidden(tree: &Tree, directory: NodeId, child: NodeId) -> bool {
+    tree.node(directory).is_opaque() && tree.node(child).is_whiteout()
+}

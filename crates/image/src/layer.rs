@@ -1,0 +1,204 @@
+//! One layer: a stream of compressed bytes becomes a verified EROFS file in the store, in one pass and one write.
+//!
+//! ```text
+//! channel → count + SHA-256 (compressed digest) → gzip | zstd | plain → count + SHA-256 (diff id) → tar → EROFS → fsync → rename
+//! ```
+//! Runs on a blocking thread. Memory: the channel, the decoder's window (≤ 128 MiB by the frame's own wish, 8 MiB as usual), one write
+//! buffer, and the names and attributes of the layer's files. The file is published only after both digests are known to be right.
+
+use std::io;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::archive::Archive;
+use crate::convert::{self, ConvertError, Limits};
+use crate::digest::ImageDigest;
+use crate::erofs::{BlockOutput, DataWriter, write_metadata};
+use crate::manifest::{Blob, LayerBlob};
+use crate::registry::RegistryError;
+use crate::store::{LayerLock, Store};
+
+mod decode;
+mod source;
+
+pub(crate) use source::Source;
+
+/// Chunks between the network and the converter; hyper's chunks have up to 64 KiB or so.
+const CHANNEL_CHUNKS: usize = 32;
+/// The most bytes of an uncompressed archive: all contents, headers and padding.
+const MAX_ARCHIVE_BYTES: u64 = 24 << 30;
+
+/// Why a layer was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The registry did not give it.
+    #[error("it cannot be downloaded")]
+    Registry {
+        /// Why.
+        #[source]
+        source: RegistryError,
+    },
+    /// More bytes than the manifest says.
+    #[error("the registry sends more than the {expected} bytes the manifest says")]
+    TooLong {
+        /// The size in the manifest.
+        expected: u64,
+    },
+    /// Fewer bytes than the manifest says.
+    #[error("the registry sends {actual} bytes, the manifest says {expected}")]
+    TooShort {
+        /// The size in the manifest.
+        expected: u64,
+        /// What came.
+        actual: u64,
+    },
+    /// The compressed bytes are not what the manifest names.
+    #[error("its bytes have the digest {actual}, the manifest says {expected}")]
+    Digest {
+        /// The digest in the manifest.
+        expected: ImageDigest,
+        /// That of the bytes.
+        actual: ImageDigest,
+    },
+    /// The uncompressed bytes are not what the configuration names.
+    #[error("its uncompressed content has the digest {actual}, the configuration says {expected}")]
+    DiffId {
+        /// The digest in the configuration.
+        expected: ImageDigest,
+        /// That of the content.
+        actual: ImageDigest,
+    },
+    /// Damaged compression, or more behind it than can be.
+    #[error("its {compression} compression cannot be read")]
+    Decode {
+        /// `gzip`, `zstd` or `no`.
+        compression: &'static str,
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
+    /// The archive is malformed or has what a layer must not have.
+    #[error("its content is refused")]
+    Content {
+        /// Why, and at which entry.
+        #[source]
+        source: ConvertError,
+    },
+    /// The image file could not be written; the source names the file where the operating system does.
+    #[error("its image file cannot be written")]
+    Write {
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
+    /// The conversion was ended from outside, or hit a defect.
+    #[error("its conversion was interrupted")]
+    Interrupted,
+}
+
+/// What is to be made.
+pub(crate) struct Job {
+    pub(crate) layer: LayerBlob,
+    pub(crate) diff_id: ImageDigest,
+    /// Held until the layer is published.
+    pub(crate) lock: LayerLock,
+}
+
+/// The way from the network to [`convert`].
+pub(crate) fn channel(blob: Blob) -> (mpsc::Sender<Bytes>, Source) {
+    let (sender, receiver) = mpsc::channel(CHANNEL_CHUNKS);
+    (sender, Source::new(receiver, blob.size))
+}
+
+/// Makes the layer from its compressed bytes and publishes it. Blocks.
+pub(crate) fn convert(store: &Store, job: Job, source: Source) -> Result<(), LayerError> {
+    let Job {
+        layer,
+        diff_id,
+        lock,
+    } = job;
+    let written = |source| LayerError::Write { source };
+    let file = store.temporary().map_err(written)?;
+    let made = transform(source, layer, diff_id, file.as_file(), Limits::default()).map(drop);
+    made.and_then(|()| {
+        store
+            .publish(file, &store.layer_path(diff_id))
+            .map_err(written)
+    })?;
+    drop(lock);
+    Ok(())
+}
+
+/// [`convert`] into any output, without a store.
+pub(crate) fn transform<O: BlockOutput>(
+    source: Source,
+    layer: LayerBlob,
+    diff_id: ImageDigest,
+    output: O,
+    limits: Limits,
+) -> Result<O, LayerError> {
+    let compression = decode::name(layer.compression);
+    let undecodable = |source| LayerError::Decode {
+        compression,
+        source,
+    };
+    let content =
+        decode::Content::new(source, layer.compression, MAX_ARCHIVE_BYTES).map_err(undecodable)?;
+    let mut archive = Archive::new(content);
+    let mut data = DataWriter::new(output);
+    let converted = convert::convert(&mut archive, &mut data, limits);
+    let mut content = archive.into_inner();
+    if let Some(source) = content.take_failure() {
+        // Damaged bytes are told as such, not as whatever the decoder made of them.
+        content.verify_compressed(layer.blob.digest)?;
+        return Err(undecodable(source));
+    }
+    let mut tree = converted.map_err(|source| LayerError::Content { source })?;
+    // What follows the end of the archive belongs to the digests.
+    io::copy(&mut content, &mut io::sink()).map_err(undecodable)?;
+    let actual = content.verify_compressed(layer.blob.digest)?;
+    if actual != diff_id {
+        return Err(LayerError::DiffId {
+            expected: diff_id,
+            actual,
+        });
+    }
+    write_metadata(&mut tree, data, diff_id).map_err(|source| LayerError::Write { source })
+}
+
+/// Fuzz entry: any bytes as an uncompressed archive, all the way to an image in memory.
+pub fn fuzz_tar(bytes: &[u8]) {
+    let limits = Limits {
+        entries: 4096,
+        content: 16 << 20,
+    };
+    let mut data = DataWriter::new(Memory::default());
+    if let Ok(mut tree) = convert::convert(&mut Archive::new(bytes), &mut data, limits) {
+        let image = write_metadata(&mut tree, data, ImageDigest::of(bytes));
+        assert!(
+            image.is_ok_and(|image| image.length.is_multiple_of(4096)),
+            "an accepted archive makes a whole image"
+        );
+    }
+}
+
+/// An image nobody keeps.
+#[derive(Debug, Default)]
+struct Memory {
+    length: u64,
+}
+
+impl BlockOutput for Memory {
+    fn write_at(&mut self, _: &[u8], _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_length(&mut self, length: u64) -> io::Result<()> {
+        self.length = length;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

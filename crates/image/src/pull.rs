@@ -1,0 +1,507 @@
+//! Pulling: reference → manifest for this platform → configuration → layers in parallel → record in the store.
+//!
+//! Each layer is one stream: network → size and digest → decompression → diff id → tar → EROFS file, converted on a blocking thread while
+//! it downloads; a broken connection is resumed where it broke, the decoder never notices. Nothing is recorded until every layer is
+//! complete, verified and durable. Dropping the future ends the pull; what is unfinished removes itself.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::config;
+use crate::digest::ImageDigest;
+use crate::image::Image;
+use crate::layer::{self, LayerError};
+use crate::manifest::{
+    self, Architecture, Blob, Document, LayerBlob, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest,
+    ManifestError,
+};
+use crate::reference::Reference;
+use crate::registry::{Body as _, HttpRegistry, Registry, RegistryError};
+use crate::store::{Resolved, Store, StoreError};
+
+mod download;
+mod retry;
+
+use retry::Retry;
+
+/// How often a pull looks whether another pull has finished a layer both want.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// How to pull. Paths and values come from the caller; nothing is read from the environment.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// Which variant of the image.
+    pub architecture: Architecture,
+    /// Where HTTP without TLS may be spoken.
+    pub plain_http: PlainHttp,
+    /// docker `config.json` and podman `auth.json` files, the first with an entry wins; missing files are passed over.
+    pub auth_files: Vec<PathBuf>,
+    /// Certificate authorities in PEM form, trusted besides those of the system.
+    pub extra_ca_pem: Vec<Vec<u8>>,
+    /// Proxies; not used for registries on this machine.
+    pub proxies: Proxies,
+    /// How many layers are downloaded and converted at once; at least one.
+    pub concurrent_layers: usize,
+}
+
+/// Proxy settings, as the variables of the same names have them.
+#[derive(Debug, Clone, Default)]
+pub struct Proxies {
+    /// For `https` registries: `http://[USER:PASSWORD@]HOST:PORT`.
+    pub https: Option<String>,
+    /// For `http` registries.
+    pub http: Option<String>,
+    /// Hosts that are reached directly, comma-separated.
+    pub no_proxy: Option<String>,
+}
+
+/// Where HTTP without TLS may be spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// To registries on this machine only.
+    LoopbackOnly,
+    /// To the registry of this pull, wherever it is: the user said so.
+    Allowed,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        Self {
+            architecture: Architecture::native(),
+            plain_http: PlainHttp::LoopbackOnly,
+            auth_files: Vec::new(),
+            extra_ca_pem: Vec::new(),
+            proxies: Proxies::default(),
+            concurrent_layers: 3,
+        }
+    }
+}
+
+/// Follows a pull, to draw its progress. Called on the thread that polls the pull.
+pub trait PullObserver {
+    /// Something happened. Must not block.
+    fn event(&self, event: PullEvent<'_>);
+}
+
+/// An observer that looks away.
+impl PullObserver for () {
+    fn event(&self, _: PullEvent<'_>) {}
+}
+
+/// A step of a pull. `layer` counts from the bottom, from zero.
+#[derive(Debug, Clone, Copy)]
+pub enum PullEvent<'a> {
+    /// The reference is resolved; these are the layers, bottom first.
+    Resolved {
+        /// What the reference stands for.
+        digest: ImageDigest,
+        /// All layers.
+        layers: &'a [LayerSummary],
+    },
+    /// The layer is in the store already, or another pull has made it.
+    LayerReused {
+        /// Which layer.
+        layer: usize,
+    },
+    /// The download begins.
+    LayerStarted {
+        /// Which layer.
+        layer: usize,
+    },
+    /// More of the layer has come.
+    LayerProgress {
+        /// Which layer.
+        layer: usize,
+        /// Compressed bytes so far.
+        received: u64,
+    },
+    /// The connection broke; it is tried again after a pause.
+    LayerRetried {
+        /// Which layer.
+        layer: usize,
+        /// Why.
+        reason: &'a RegistryError,
+    },
+    /// The layer is verified, converted and in the store.
+    LayerDone {
+        /// Which layer.
+        layer: usize,
+    },
+}
+
+/// One layer, before it is downloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerSummary {
+    /// Digest of the compressed layer.
+    pub digest: ImageDigest,
+    /// Compressed bytes.
+    pub size: u64,
+}
+
+/// Why an image could not be pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The registry did not give the manifest, the configuration, or a credential is unusable.
+    #[error("cannot get image {reference}")]
+    Registry {
+        /// The image.
+        reference: Reference,
+        /// Why.
+        #[source]
+        source: RegistryError,
+    },
+    /// The manifest, index or configuration cannot be used.
+    #[error("cannot use image {reference}: its {document} is refused")]
+    Document {
+        /// The image.
+        reference: Reference,
+        /// Which document.
+        document: &'static str,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// Content that does not have the digest it was asked for by.
+    #[error("{document} of {reference} has the digest {actual}, not {expected}")]
+    Digest {
+        /// The image.
+        reference: Reference,
+        /// Which document.
+        document: &'static str,
+        /// What was asked for.
+        expected: ImageDigest,
+        /// What came.
+        actual: ImageDigest,
+    },
+    /// Content of another size than its descriptor says.
+    #[error("{document} of {reference} has {actual} bytes, its descriptor says {expected}")]
+    Size {
+        /// The image.
+        reference: Reference,
+        /// Which document.
+        document: &'static str,
+        /// What was announced.
+        expected: u64,
+        /// What came, counted up to the first byte too many.
+        actual: u64,
+    },
+    /// A layer was not pulled; nothing of it is kept.
+    #[error("cannot pull layer {layer} of {reference}")]
+    Layer {
+        /// The image.
+        reference: Reference,
+        /// Digest of the compressed layer.
+        layer: ImageDigest,
+        /// Why.
+        #[source]
+        source: LayerError,
+    },
+    /// The store.
+    #[error("cannot keep image {reference}")]
+    Store {
+        /// The image.
+        reference: Reference,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+}
+
+/// Pulls `reference` into `store`: asks the registry what it stands for now, gets what the store lacks, records it.
+///
+/// Needs a tokio runtime with time and I/O (one thread is enough); conversion runs on its blocking threads. A later
+/// [`Store::image`] gives what was recorded here without any network.
+///
+/// # Errors
+/// [`PullError`]; the store then has what it had before, and perhaps some complete layers more.
+pub async fn pull(
+    store: &Store,
+    reference: &Reference,
+    options: &PullOptions,
+    observer: &dyn PullObserver,
+) -> Result<Image, PullError> {
+    let refused = |source| PullError::Registry {
+        reference: reference.clone(),
+        source,
+    };
+    let registry = HttpRegistry::new(reference, options)
+        .await
+        .map_err(refused)?;
+    pull_from(
+        &registry,
+        Pull {
+            store,
+            reference,
+            options,
+            observer,
+        },
+    )
+    .await
+}
+
+/// What a pull needs besides the registry.
+#[derive(Clone, Copy)]
+pub(crate) struct Pull<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) reference: &'a Reference,
+    pub(crate) options: &'a PullOptions,
+    pub(crate) observer: &'a dyn PullObserver,
+}
+
+/// [`pull`] from any registry.
+pub(crate) async fn pull_from(
+    registry: &impl Registry,
+    pull: Pull<'_>,
+) -> Result<Image, PullError> {
+    let (digest, manifest_digest, manifest_bytes, manifest) = pull.resolve(registry).await?;
+    let config_bytes = pull.config(registry, manifest.config).await?;
+    let parsed = config::parse(&config_bytes, pull.options.architecture)
+        .map_err(|source| pull.document("configuration", source))?;
+    if parsed.diff_ids.len() != manifest.layers.len() {
+        let source = ManifestError::LayerCount {
+            diff_ids: parsed.diff_ids.len(),
+            layers: manifest.layers.len(),
+        };
+        return Err(pull.document("configuration", source));
+    }
+    let layers: Vec<_> = manifest
+        .layers
+        .iter()
+        .map(|layer| LayerSummary {
+            digest: layer.blob.digest,
+            size: layer.blob.size,
+        })
+        .collect();
+    pull.observer.event(PullEvent::Resolved {
+        digest,
+        layers: &layers,
+    });
+    let jobs = manifest.layers.iter().zip(&parsed.diff_ids).enumerate();
+    stream::iter(
+        jobs.map(|(index, (layer, &diff_id))| pull.layer(registry, index, *layer, diff_id)),
+    )
+    .buffer_unordered(pull.options.concurrent_layers.max(1))
+    .try_collect::<()>()
+    .await?;
+    let resolved = Resolved {
+        digest,
+        manifest: manifest_digest,
+        architecture: pull.options.architecture,
+    };
+    let record = pull
+        .store
+        .record(pull.reference, resolved, &manifest_bytes, &config_bytes);
+    record
+        .and_then(|()| pull.store.load(pull.reference, resolved))
+        .map_err(|source| pull.kept(source))
+}
+
+impl Pull<'_> {
+    /// What the reference stands for: its digest, and digest, bytes and content of the manifest for this platform.
+    async fn resolve(
+        &self,
+        registry: &impl Registry,
+    ) -> Result<(ImageDigest, ImageDigest, Vec<u8>, Manifest), PullError> {
+        let fetched = self
+            .fetch_manifest(registry, &self.reference.manifest_selector())
+            .await?;
+        let digest = ImageDigest::of(&fetched.bytes);
+        if let Some(expected) = self
+            .reference
+            .digest()
+            .filter(|&expected| expected != digest)
+        {
+            return Err(self.wrong_digest("manifest", expected, digest));
+        }
+        let entries = match manifest::parse(&fetched.bytes, fetched.content_type.as_deref()) {
+            Ok(Document::Manifest(manifest)) => {
+                return Ok((digest, digest, fetched.bytes.to_vec(), manifest));
+            }
+            Ok(Document::Index(entries)) => entries,
+            Err(source) => return Err(self.document("manifest", source)),
+        };
+        let chosen = manifest::select(&entries, self.options.architecture)
+            .map_err(|source| self.document("index", source))?;
+        let fetched = self
+            .fetch_manifest(registry, &chosen.digest.to_string())
+            .await?;
+        self.verify("manifest", chosen, &fetched.bytes)?;
+        match manifest::parse(&fetched.bytes, fetched.content_type.as_deref()) {
+            Ok(Document::Manifest(manifest)) => {
+                Ok((digest, chosen.digest, fetched.bytes.to_vec(), manifest))
+            }
+            Ok(Document::Index(_)) => Err(self.document(
+                "index",
+                ManifestError::Nested {
+                    digest: chosen.digest,
+                },
+            )),
+            Err(source) => Err(self.document("manifest", source)),
+        }
+    }
+
+    async fn fetch_manifest(
+        &self,
+        registry: &impl Registry,
+        selector: &str,
+    ) -> Result<crate::registry::FetchedManifest, PullError> {
+        let mut retry = Retry::new();
+        loop {
+            match registry.manifest(selector, MAX_MANIFEST_BYTES).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(source) => retry
+                    .pause(source)
+                    .await
+                    .map_err(|source| self.registry(source))?,
+            };
+        }
+    }
+
+    async fn config(&self, registry: &impl Registry, blob: Blob) -> Result<Vec<u8>, PullError> {
+        debug_assert!(
+            blob.size <= MAX_CONFIG_BYTES,
+            "the manifest parser bounds it"
+        );
+        let mut retry = Retry::new();
+        loop {
+            match read_small(registry, blob).await {
+                Ok(bytes) => return self.verify("configuration", blob, &bytes).map(|()| bytes),
+                Err(source) => retry
+                    .pause(source)
+                    .await
+                    .map_err(|source| self.registry(source))?,
+            };
+        }
+    }
+
+    /// Makes sure one layer is in the store: finds it there, waits for who makes it, or makes it.
+    async fn layer(
+        &self,
+        registry: &impl Registry,
+        index: usize,
+        layer: LayerBlob,
+        diff_id: ImageDigest,
+    ) -> Result<(), PullError> {
+        let lock = loop {
+            if self
+                .store
+                .layer(diff_id)
+                .map_err(|source| self.kept(source))?
+                .is_some()
+            {
+                self.observer.event(PullEvent::LayerReused { layer: index });
+                return Ok(());
+            }
+            match self
+                .store
+                .try_lock_layer(diff_id)
+                .map_err(|source| self.kept(source))?
+            {
+                // Between the look and the lock another pull may have finished it.
+                Some(_)
+                    if self
+                        .store
+                        .layer(diff_id)
+                        .map_err(|source| self.kept(source))?
+                        .is_some() => {}
+                Some(lock) => break lock,
+                None => tokio::time::sleep(LOCK_POLL).await,
+            }
+        };
+        self.observer
+            .event(PullEvent::LayerStarted { layer: index });
+        let (sender, source) = layer::channel(layer.blob);
+        let (store, job) = (
+            self.store.clone(),
+            layer::Job {
+                layer,
+                diff_id,
+                lock,
+            },
+        );
+        let conversion = tokio::task::spawn_blocking(move || layer::convert(&store, job, source));
+        let download = download::run(registry, layer.blob, sender, |event| {
+            self.observer.event(event.of_layer(index))
+        });
+        let (downloaded, converted) = futures_util::join!(download, conversion);
+        let converted = converted.unwrap_or(Err(LayerError::Interrupted));
+        downloaded
+            .and(converted)
+            .map_err(|source| PullError::Layer {
+                reference: self.reference.clone(),
+                layer: layer.blob.digest,
+                source,
+            })?;
+        self.observer.event(PullEvent::LayerDone { layer: index });
+        Ok(())
+    }
+
+    fn verify(&self, document: &'static str, blob: Blob, bytes: &[u8]) -> Result<(), PullError> {
+        if bytes.len() as u64 != blob.size {
+            let (expected, actual) = (blob.size, bytes.len() as u64);
+            return Err(PullError::Size {
+                reference: self.reference.clone(),
+                document,
+                expected,
+                actual,
+            });
+        }
+        let actual = ImageDigest::of(bytes);
+        if actual == blob.digest {
+            Ok(())
+        } else {
+            Err(self.wrong_digest(document, blob.digest, actual))
+        }
+    }
+
+    fn wrong_digest(
+        &self,
+        document: &'static str,
+        expected: ImageDigest,
+        actual: ImageDigest,
+    ) -> PullError {
+        PullError::Digest {
+            reference: self.reference.clone(),
+            document,
+            expected,
+            actual,
+        }
+    }
+
+    fn registry(&self, source: RegistryError) -> PullError {
+        PullError::Registry {
+            reference: self.reference.clone(),
+            source,
+        }
+    }
+
+    fn document(&self, document: &'static str, source: ManifestError) -> PullError {
+        PullError::Document {
+            reference: self.reference.clone(),
+            document,
+            source,
+        }
+    }
+
+    fn kept(&self, source: StoreError) -> PullError {
+        PullError::Store {
+            reference: self.reference.clone(),
+            source,
+        }
+    }
+}
+
+/// Reads a small blob whole, but not more than one chunk beyond its size.
+async fn read_small(registry: &impl Registry, blob: Blob) -> Result<Vec<u8>, RegistryError> {
+    let mut body = registry.blob(blob.digest, 0).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > blob.size {
+            break;
+        }
+    }
+    Ok(bytes)
+}
