@@ -1,6 +1,9 @@
 //! Fakes and environments for tests.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "tests start the programs they test against")]
 
 pub mod canary;
+pub mod image_tree;
+pub mod registry;
 pub mod upstream;
