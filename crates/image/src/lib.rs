@@ -20,6 +20,8 @@ mod pull;
 mod reference;
 mod registry;
 mod store;
+#[cfg(test)]
+mod test_archive;
 mod tree;
 
 pub use archive::ArchiveError;

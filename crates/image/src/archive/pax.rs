@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn last_record_wins_and_empty_takes_back() {
         let mut meta = Overrides::default();
-        meta.read_pax(b"9 path=a\n9 path=b\n10 size=12\n8 size=\n10 uid=007\n")
+        meta.read_pax(b"9 path=a\n9 path=b\n11 size=12\n8 size=\n11 uid=007\n")
             .unwrap();
         assert_eq!(
             (meta.path.as_deref(), meta.size, meta.uid),
