@@ -88,7 +88,11 @@ impl ImageTree {
     pub fn from_layers(layers: Vec<Layer>) -> Self {
         let config = configuration(&layers).to_string().into_bytes();
         let manifest = manifest(&layers, &config).to_string().into_bytes();
-        Self { layers, config, manifest }
+        Self {
+            layers,
+            config,
+            manifest,
+        }
     }
 
     /// Pushes the image and gives the manifest's digest.
@@ -124,24 +128,30 @@ pub fn encode(encoding: Encoding, archive: Vec<u8>) -> Result<Layer> {
     let blob = match encoding {
         Encoding::Plain => archive,
         Encoding::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(&archive)?;
             encoder.finish()?
         }
         Encoding::Zstd => zstd::encode_all(archive.as_slice(), 3)?,
     };
-    Ok(Layer { encoding, blob, diff_id })
+    Ok(Layer {
+        encoding,
+        blob,
+        diff_id,
+    })
 }
 
 /// A layer under construction: entries in the order they are added.
-#[derive(Debug)]
 pub struct LayerBuilder {
     archive: tar::Builder<Vec<u8>>,
 }
 
 impl Default for LayerBuilder {
     fn default() -> Self {
-        Self { archive: tar::Builder::new(Vec::new()) }
+        Self {
+            archive: tar::Builder::new(Vec::new()),
+        }
     }
 }
 
@@ -152,7 +162,8 @@ impl LayerBuilder {
     /// When the path does not fit a tar archive.
     pub fn directory(&mut self, path: &str, mode: u32) -> Result<&mut Self> {
         let mut header = header(tar::EntryType::Directory, mode);
-        self.archive.append_data(&mut header, path, std::io::empty())?;
+        self.archive
+            .append_data(&mut header, path, std::io::empty())?;
         Ok(self)
     }
 
@@ -200,29 +211,72 @@ fn header(kind: tar::EntryType, mode: u32) -> tar::Header {
 /// The skeleton of the file system, as Debian lays it out.
 fn base_layer() -> Result<Vec<u8>> {
     let mut layer = LayerBuilder::default();
-    for path in ["dev", "etc", "etc/ssl", "etc/ssl/certs", "home", "mnt", "opt", "proc", "run", "sys"] {
+    for path in [
+        "dev",
+        "etc",
+        "etc/ssl",
+        "etc/ssl/certs",
+        "home",
+        "mnt",
+        "opt",
+        "proc",
+        "run",
+        "sys",
+    ] {
         layer.directory(path, 0o755)?;
     }
-    for path in ["usr", "usr/bin", "usr/lib", "usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/local"] {
+    for path in [
+        "usr",
+        "usr/bin",
+        "usr/lib",
+        "usr/lib64",
+        "usr/lib/x86_64-linux-gnu",
+        "usr/local",
+    ] {
         layer.directory(path, 0o755)?;
     }
-    for path in ["usr/local/bin", "usr/local/share", "usr/local/share/ca-certificates", "usr/sbin", "usr/share"] {
+    for path in [
+        "usr/local/bin",
+        "usr/local/share",
+        "usr/local/share/ca-certificates",
+        "usr/sbin",
+        "usr/share",
+    ] {
         layer.directory(path, 0o755)?;
     }
     for path in ["var", "var/lib", "var/log"] {
         layer.directory(path, 0o755)?;
     }
-    layer.directory("root", 0o700)?.directory("tmp", 0o1777)?.directory("var/tmp", 0o1777)?;
+    layer
+        .directory("root", 0o700)?
+        .directory("tmp", 0o1777)?
+        .directory("var/tmp", 0o1777)?;
     for name in ["bin", "lib", "lib64", "sbin"] {
         layer.link(name, &format!("usr/{name}"))?;
     }
     let release = "PRETTY_NAME=\"agent-vm small image\"\nID=agent-vm-small\nVERSION_ID=1\n";
     layer
         .file("etc/os-release", 0o644, release.as_bytes())?
-        .file("etc/agent-vm-image-version", 0o644, format!("{IMAGE_API_VERSION}\n").as_bytes())?
-        .file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n")?
-        .file("etc/group", 0o644, b"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n")?
-        .file("etc/nsswitch.conf", 0o644, b"passwd: files\ngroup: files\nhosts: files dns\n")?
+        .file(
+            "etc/agent-vm-image-version",
+            0o644,
+            format!("{IMAGE_API_VERSION}\n").as_bytes(),
+        )?
+        .file(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
+        )?
+        .file(
+            "etc/group",
+            0o644,
+            b"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+        )?
+        .file(
+            "etc/nsswitch.conf",
+            0o644,
+            b"passwd: files\ngroup: files\nhosts: files dns\n",
+        )?
         .file("etc/profile", 0o644, b"PS1='$ '\n")?;
     layer.finish()
 }
@@ -232,7 +286,10 @@ fn busybox_layer() -> Result<Vec<u8>> {
     let mut layer = LayerBuilder::default();
     layer.file("usr/bin/busybox", 0o755, &fs_err::read(BUSYBOX)?)?;
     let listed = printed(Command::new(BUSYBOX).arg("--list"))?;
-    let mut names: Vec<_> = listed.lines().filter(|name| !matches!(*name, "busybox" | "bash" | "wget")).collect();
+    let mut names: Vec<_> = listed
+        .lines()
+        .filter(|name| !matches!(*name, "busybox" | "bash" | "wget"))
+        .collect();
     names.sort_unstable();
     for name in names {
         layer.link(&format!("usr/bin/{name}"), "busybox")?;
@@ -249,7 +306,10 @@ fn programs_layer() -> Result<Vec<u8>> {
             files.insert(in_usr(&library), fs_err::canonicalize(&library)?);
         }
     }
-    for library in EXTRA_LIBRARIES.iter().filter(|library| Path::new(library).exists()) {
+    for library in EXTRA_LIBRARIES
+        .iter()
+        .filter(|library| Path::new(library).exists())
+    {
         files.insert(in_usr(Path::new(library)), fs_err::canonicalize(library)?);
     }
     let mut layer = LayerBuilder::default();
@@ -257,7 +317,11 @@ fn programs_layer() -> Result<Vec<u8>> {
         let path = path.to_str().context("a library has an odd name")?;
         layer.file(path, 0o755, &fs_err::read(source)?)?;
     }
-    layer.file("etc/ssl/certs/ca-certificates.crt", 0o644, &fs_err::read(CERTIFICATES)?)?;
+    layer.file(
+        "etc/ssl/certs/ca-certificates.crt",
+        0o644,
+        &fs_err::read(CERTIFICATES)?,
+    )?;
     layer.finish()
 }
 
@@ -288,7 +352,9 @@ fn libraries(program: &str) -> Result<Vec<PathBuf>> {
 }
 
 fn printed(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?} ended with {}", output.status);
     }
@@ -312,9 +378,7 @@ fn configuration(layers: &[Layer]) -> Value {
 }
 
 fn manifest(layers: &[Layer], config: &[u8]) -> Value {
-    let descriptor = |media_type: &str, bytes: &[u8]| {
-        json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() })
-    };
+    let descriptor = |media_type: &str, bytes: &[u8]| json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() });
     let layers: Vec<_> = layers
         .iter()
         .map(|layer| {
@@ -364,7 +428,13 @@ mod tests {
 
     #[test]
     fn files_of_root_directories_go_below_usr() {
-        assert_eq!(in_usr(Path::new("/lib64/ld.so")), Path::new("usr/lib64/ld.so"));
-        assert_eq!(in_usr(Path::new("/usr/bin/curl")), Path::new("usr/bin/curl"));
+        assert_eq!(
+            in_usr(Path::new("/lib64/ld.so")),
+            Path::new("usr/lib64/ld.so")
+        );
+        assert_eq!(
+            in_usr(Path::new("/usr/bin/curl")),
+            Path::new("usr/bin/curl")
+        );
     }
 }

@@ -1,7 +1,10 @@
 //! Fakes and environments for tests.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::disallowed_methods, reason = "tests start the programs they test against")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start the programs they test against"
+)]
 
 pub mod canary;
 pub mod image_tree;

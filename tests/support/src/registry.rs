@@ -47,7 +47,11 @@ impl Registry {
             .context("cannot start docker-registry (`cargo xtask setup` installs it)")?;
         let log = child.stderr.take().expect("the standard error is a pipe");
         match wait_for_address(log) {
-            Ok(address) => Ok(Self { child, address, directory }),
+            Ok(address) => Ok(Self {
+                child,
+                address,
+                directory,
+            }),
             Err(error) => {
                 end(&mut child);
                 Err(error)
@@ -79,11 +83,24 @@ impl Registry {
     /// When the registry refuses it.
     pub fn put_blob(&self, name: &str, bytes: &[u8]) -> Result<String> {
         let digest = crate::image_tree::digest(bytes);
-        let started = self.request(Method::POST, &format!("/v2/{name}/blobs/uploads/"), None, &[])?;
-        ensure!(started.status == StatusCode::ACCEPTED, "upload refused: {started:?}");
-        let location = started.headers.get(LOCATION).context("the registry gave no upload address")?;
+        let started = self.request(
+            Method::POST,
+            &format!("/v2/{name}/blobs/uploads/"),
+            None,
+            &[],
+        )?;
+        ensure!(
+            started.status == StatusCode::ACCEPTED,
+            "upload refused: {started:?}"
+        );
+        let location = started
+            .headers
+            .get(LOCATION)
+            .context("the registry gave no upload address")?;
         let location: Uri = location.to_str()?.parse()?;
-        let path = location.path_and_query().context("the upload address has no path")?;
+        let path = location
+            .path_and_query()
+            .context("the upload address has no path")?;
         let joint = if path.query().is_some() { '&' } else { '?' };
         let put = self.request(
             Method::PUT,
@@ -108,7 +125,10 @@ impl Registry {
     ) -> Result<String> {
         let path = format!("/v2/{name}/manifests/{reference}");
         let put = self.request(Method::PUT, &path, Some(media_type), bytes)?;
-        ensure!(put.status == StatusCode::CREATED, "manifest refused: {put:?}");
+        ensure!(
+            put.status == StatusCode::CREATED,
+            "manifest refused: {put:?}"
+        );
         Ok(crate::image_tree::digest(bytes))
     }
 
@@ -128,7 +148,9 @@ impl Registry {
             request = request.header(CONTENT_TYPE, content_type);
         }
         let request = request.body(Full::new(Bytes::copy_from_slice(body)))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(exchange(self.address, request))
     }
 }
@@ -150,7 +172,8 @@ struct Answer {
 
 async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<Answer> {
     let stream = tokio::net::TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         let _ended = connection.await;
     });
@@ -194,7 +217,9 @@ fn wait_for_address(log: ChildStderr) -> Result<SocketAddr> {
 
 fn listening_address(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once("listening on ")?;
-    let end = rest.find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ':')).unwrap_or(rest.len());
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ':'))
+        .unwrap_or(rest.len());
     rest[..end].parse().ok()
 }
 
@@ -215,7 +240,10 @@ mod tests {
     #[test]
     fn reads_the_address_from_the_log() {
         let line = r#"time="2026-11-21T06:00:00Z" level=info msg="listening on 127.0.0.1:40123" go.version=go1.19"#;
-        assert_eq!(listening_address(line), Some("127.0.0.1:40123".parse().unwrap()));
+        assert_eq!(
+            listening_address(line),
+            Some("127.0.0.1:40123".parse().unwrap())
+        );
         assert_eq!(listening_address("level=info msg=started"), None);
     }
 
@@ -228,7 +256,12 @@ mod tests {
             "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
         );
         let blob = registry
-            .request(Method::GET, &format!("/v2/some/image/blobs/{digest}"), None, &[])
+            .request(
+                Method::GET,
+                &format!("/v2/some/image/blobs/{digest}"),
+                None,
+                &[],
+            )
             .unwrap();
         assert_eq!((blob.status, blob.body.as_str()), (StatusCode::OK, "hello"));
         let refused = registry.put_manifest("some/image", "1", "text/plain", b"{}");
