@@ -232,7 +232,7 @@ impl<'a> AuditEvent<'a> {
     #[must_use]
     pub fn new(session: &'a str, kind: Kind) -> Self {
         Self {
-            time: rfc3339(OffsetDateTime::now_utc()),
+            time: Self::now(),
             session,
             kind,
             host: None,
@@ -249,6 +249,11 @@ impl<'a> AuditEvent<'a> {
             bytes_down: 0,
             ms: 0,
         }
+    }
+
+    /// The time of an event that happens now.
+    pub(crate) fn now() -> String {
+        rfc3339(OffsetDateTime::now_utc())
     }
 }
 

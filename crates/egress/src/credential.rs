@@ -181,6 +181,13 @@ impl Slot {
         Some(Self::Plain { before, after })
     }
 
+    /// What stands around the secret.
+    pub(crate) fn rest(&self) -> [&[u8]; 2] {
+        match self {
+            Self::Plain { before, after } | Self::Basic { before, after, .. } => [before, after],
+        }
+    }
+
     /// The header's value with the secret in its place, marked sensitive so that HPACK never indexes it. `None` when
     /// the result is no header value.
     pub(crate) fn render(&self, secret: &Secret) -> Option<HeaderValue> {

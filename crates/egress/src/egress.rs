@@ -1,12 +1,13 @@
 //! The egress of one VM: what it is made of, and how a flow is opened.
 
-use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use agent_vm_policy::{
     ConnectFacts, ConnectVerdict, DenyReason, HostName, Owner, Policy, Resolution, canonical,
 };
+use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
@@ -14,7 +15,11 @@ use crate::audit::{AuditEvent, AuditSink, DeniedPacket, Kind, Verdict};
 use crate::ca::{CaError, SessionCa};
 use crate::credential::{BoundCredential, CredentialSet, SecretSource};
 use crate::dial::{DialError, HostAddresses, dial};
+use crate::flow;
+use crate::leaf_cache::{LeafCache, LeafError, Offer};
 use crate::splice::Duplex;
+use crate::tls_roots::{LazyRoots, RootsError, UpstreamRoots};
+use crate::upstream::UpstreamError;
 
 /// What the egress of one VM is made of.
 pub struct EgressConfig {
@@ -32,13 +37,6 @@ pub struct EgressConfig {
     pub overrides: Vec<ResolveOverride>,
     /// Where decisions are recorded.
     pub audit: AuditSink,
-}
-
-/// Authorities that may vouch for upstream servers.
-#[derive(Debug, Clone, Default)]
-pub struct UpstreamRoots {
-    /// PEM certificates beside those of the host's own store.
-    pub extra_pem: Vec<String>,
 }
 
 /// A name and port that lead to an address of the user's choice (`--resolve`), whatever the class of that address.
@@ -79,21 +77,24 @@ pub(crate) struct Shared {
     overrides: Vec<ResolveOverride>,
     host_addresses: HostAddresses,
     ca: SessionCa,
-    roots: UpstreamRoots,
-    _lazy: OnceCell<()>,
+    leaves: LeafCache,
+    roots: LazyRoots,
 }
 
 impl Egress {
     /// Makes the egress and the VM's certificate authority.
     ///
     /// # Errors
-    /// When the authority cannot be made.
+    /// When the authority cannot be made or an extra upstream authority cannot be read.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
         let hosts: Vec<_> = config
             .credentials
             .iter()
             .flat_map(|c| c.hosts.clone())
             .collect();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = LazyRoots::new(Arc::clone(&provider), &config.roots)
+            .map_err(|source| EgressError::Roots { source })?;
         let ca =
             SessionCa::new(&config.session, &hosts).map_err(|source| EgressError::Ca { source })?;
         let policy = hosts.into_iter().fold(config.policy, Policy::intercept);
@@ -106,8 +107,8 @@ impl Egress {
             overrides: config.overrides,
             host_addresses: HostAddresses::new(),
             ca,
-            roots: config.roots,
-            _lazy: OnceCell::new(),
+            leaves: LeafCache::new(provider),
+            roots,
         };
         Ok(Self {
             shared: Rc::new(shared),
@@ -133,9 +134,14 @@ impl Egress {
     /// When it is denied (recorded) or the upstream cannot be reached.
     pub async fn open(&self, request: ConnectRequest) -> Result<OpenFlow, OpenError> {
         let flow = self.shared.judge(request)?;
-        let stream = match dial(flow.target).await {
-            Ok(stream) => stream,
-            Err(error) => {
+        let prepare = async {
+            if flow.verdict == ConnectVerdict::Intercept {
+                let _told_later = self.shared.client_config().await;
+            }
+        };
+        let upstream = match tokio::join!(dial(flow.target), prepare) {
+            (Ok(stream), ()) => stream,
+            (Err(error), ()) => {
                 self.shared
                     .record_open(&flow.names, flow.address, flow.port, None);
                 return Err(OpenError::Dial(error));
@@ -144,7 +150,7 @@ impl Egress {
         Ok(OpenFlow {
             shared: Rc::clone(&self.shared),
             flow,
-            upstream: stream,
+            upstream,
         })
     }
 
@@ -167,6 +173,28 @@ pub(crate) struct Flow {
 }
 
 impl Shared {
+    /// The TLS configuration toward upstreams.
+    pub(crate) async fn client_config(&self) -> Result<Arc<ClientConfig>, UpstreamError> {
+        self.roots
+            .client_config()
+            .await
+            .map_err(|source| UpstreamError::Roots { source })
+    }
+
+    /// The TLS configuration toward the guest.
+    pub(crate) fn server_config(
+        &self,
+        host: &HostName,
+        offer: Offer,
+    ) -> Result<Arc<ServerConfig>, LeafError> {
+        self.leaves.server_config(&self.ca, host, offer)
+    }
+
+    /// Whether there is nothing to look for in flows to hosts that are not intercepted.
+    pub(crate) fn passes_unseen(&self) -> bool {
+        self.policy.intercepts_nothing() && self.credentials.scanner().is_empty()
+    }
+
     fn judge(&self, request: ConnectRequest) -> Result<Flow, OpenError> {
         let ConnectRequest {
             mut names,
@@ -247,8 +275,7 @@ pub struct OpenFlow {
 impl OpenFlow {
     /// Carries the guest's bytes until both sides are done. Must run inside a `LocalSet`.
     pub async fn serve<S: Duplex + 'static>(self, guest: S) -> FlowEnd {
-        let _ = (self.shared, self.flow, self.upstream, guest);
-        FlowEnd::Reset
+        flow::serve(self.shared, self.flow, self.upstream, guest).await
     }
 }
 
@@ -284,5 +311,12 @@ pub enum EgressError {
         /// Why.
         #[source]
         source: CaError,
+    },
+    /// An extra upstream authority cannot be read.
+    #[error("cannot use the extra upstream authorities")]
+    Roots {
+        /// Why.
+        #[source]
+        source: RootsError,
     },
 }

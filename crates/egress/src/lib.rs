@@ -15,22 +15,40 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod body;
 mod ca;
+mod client_hello;
 mod credential;
 mod dial;
 mod egress;
+mod exchange;
+mod flow;
+mod hop_by_hop;
+mod intercept;
+mod leaf_cache;
+mod local_executor;
+mod record;
+mod replay;
+mod request_head;
+mod respond;
 mod splice;
+mod tls_roots;
+mod upstream;
 
 pub use audit::{
     AuditError, AuditEvent, AuditSink, DeniedPacket, Kind, MAX_LOG_BYTES, MAX_PATH_CHARACTERS,
     PacketProtocol, Verdict, bounded_path,
 };
-pub use ca::{CaError, SessionCa};
+pub use ca::{BACKDATED, CaError, LIFETIME, SessionCa};
+pub use client_hello::fuzz_client_hello;
 pub use credential::{
     BoundCredential, HeaderRule, HeaderRuleError, SecretSource, SecretUnavailable,
 };
 pub use dial::DialError;
 pub use egress::{
     ConnectRequest, Egress, EgressConfig, EgressError, FlowEnd, OpenError, OpenFlow,
-    ResolveOverride, UpstreamRoots,
+    ResolveOverride,
 };
+pub use request_head::fuzz_request_head;
+pub use splice::Duplex;
+pub use tls_roots::{RootsError, UpstreamRoots};

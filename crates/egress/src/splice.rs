@@ -31,8 +31,8 @@ pub(crate) struct Traffic {
     pub(crate) down: Cell<u64>,
 }
 
-/// What both ends of a flow are to a copy.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+/// A byte stream of either side of a flow.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 /// Bytes that were read before the copy began, by where they go.

@@ -149,6 +149,12 @@ impl Policy {
         self.intercept.iter().any(|pattern| pattern.matches(host))
     }
 
+    /// Whether no host at all is intercepted.
+    #[must_use]
+    pub fn intercepts_nothing(&self) -> bool {
+        self.intercept.is_empty()
+    }
+
     /// Judges a new connection. [`ConnectVerdict::Intercept`] when any of the names is intercepted: the ClientHello
     /// then says which it is.
     #[must_use]

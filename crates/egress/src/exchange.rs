@@ -1,0 +1,277 @@
+//! One request of an intercepted connection: judged, given its credential, sent, answered.
+//!
+//! The order is what must hold: nothing asks for a secret before the verdict, and nothing is sent before the verdict.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use agent_vm_policy::{DenyReason, HostName, RequestFacts, RequestVerdict, Transport};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Scheme};
+use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use thiserror::Error;
+
+use crate::audit::Kind;
+use crate::body::{ReplyBody, RequestBody, UpstreamBody};
+use crate::egress::Shared;
+use crate::hop_by_hop::{asks_for_websocket, mark_websocket, strip};
+use crate::record::{Place, RequestRecord};
+use crate::request_head::{authority, inspect};
+use crate::respond::denial;
+use crate::upstream::{Lease, Upstream, UpstreamError, Wanted};
+
+/// What all requests of one connection of the guest share.
+pub(crate) struct Exchange {
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) place: Place,
+    /// The hosts that requests may name: the TLS server name, or the resolved names of a plain connection.
+    pub(crate) hosts: Vec<HostName>,
+    pub(crate) transport: Transport,
+    pub(crate) upstream: Rc<Upstream>,
+    /// Why the connection that was opened for the flow cannot be used; told to the first request.
+    pub(crate) failure: RefCell<Option<UpstreamError>>,
+    /// Set when the connection has been upgraded.
+    pub(crate) tunnel: RefCell<Option<Tunnel>>,
+}
+
+/// The upstream's side of an upgraded connection.
+pub(crate) struct Tunnel {
+    pub(crate) upstream: Upgraded,
+    pub(crate) record: RequestRecord,
+}
+
+/// A refusal with a sentence for the person.
+struct Refusal {
+    reason: DenyReason,
+    detail: Option<String>,
+}
+
+impl From<DenyReason> for Refusal {
+    fn from(reason: DenyReason) -> Self {
+        Self {
+            reason,
+            detail: None,
+        }
+    }
+}
+
+/// The upstream closed a connection that was in use before; the guest's connection is closed in the same way, so
+/// that the client's own rules for repeating requests apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the upstream closed the connection")]
+pub(crate) struct Interrupted;
+
+impl Exchange {
+    /// Answers one request.
+    pub(crate) async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ReplyBody>, Interrupted> {
+        let (mut head, body) = request.into_parts();
+        let place = self
+            .place
+            .clone()
+            .with_request(&head.method, head.uri.path());
+        let mut record = RequestRecord::begin(&self.shared, Kind::Request, place);
+        if let Err(refusal) = self.authorise(&mut head, &mut record) {
+            return Ok(refuse(record, &refusal));
+        }
+        let body = RequestBody::new(body, Rc::clone(record.traffic()));
+        self.forward(head, body, record).await
+    }
+
+    /// Judges the head and, when it may pass, puts the secrets in their places.
+    fn authorise(&self, head: &mut Parts, record: &mut RequestRecord) -> Result<(), Refusal> {
+        if self.shared.audit.is_broken() {
+            return Err(DenyReason::AuditUnavailable.into());
+        }
+        let named = authority(head, self.transport, self.place.port);
+        let meant = named.as_ref().filter(|named| self.hosts.contains(named));
+        let host = meant
+            .or(self.hosts.first())
+            .ok_or(DenyReason::AuthorityMismatch)?;
+        record.for_host(host);
+        let findings = inspect(head, host, &self.shared.credentials);
+        let facts = RequestFacts {
+            host,
+            authority: named.as_ref(),
+            transport: self.transport,
+            method: head.method.as_str(),
+            target: head.uri.path_and_query().map_or("", PathAndQuery::as_str),
+            placeholders: findings.placeholders,
+        };
+        match self.shared.policy.decide_request(&facts) {
+            RequestVerdict::Deny(reason) => return Err(reason.into()),
+            RequestVerdict::Allow => {}
+        }
+        for attachment in findings.attachments {
+            let credential = self.shared.credentials.get(attachment.credential);
+            let secret = self
+                .shared
+                .secrets
+                .secret(&credential.name)
+                .map_err(|error| Refusal {
+                    reason: DenyReason::CredentialUnavailable,
+                    detail: Some(error.to_string()),
+                })?;
+            let value = attachment.slot.render(&secret);
+            let value = value.ok_or(DenyReason::CredentialUnavailable)?;
+            head.headers.insert(attachment.header, value);
+            record.attached(attachment.credential);
+        }
+        Ok(())
+    }
+
+    async fn forward(
+        &self,
+        mut head: Parts,
+        body: RequestBody,
+        mut record: RequestRecord,
+    ) -> Result<Response<ReplyBody>, Interrupted> {
+        if let Some(error) = self.failure.borrow_mut().take() {
+            return Ok(refuse(record, &Refusal::from(&error)));
+        }
+        let websocket = head.version == Version::HTTP_11 && asks_for_websocket(&head);
+        let wanted = if websocket {
+            Wanted::Http1
+        } else {
+            Wanted::Any
+        };
+        let mut lease = match self.upstream.lease(wanted).await {
+            Ok(lease) => lease,
+            Err(error) => return Ok(refuse(record, &Refusal::from(&error))),
+        };
+        strip(&mut head.headers);
+        if websocket {
+            mark_websocket(&mut head.headers);
+        }
+        if address(&mut head, self.transport, &lease).is_err() {
+            return Ok(refuse(record, &DenyReason::RequestInvalid.into()));
+        }
+        let sent = lease.send(Request::from_parts(head, body)).await;
+        let response = match sent {
+            Ok(response) => response,
+            Err(error) if lease.reused && error.is_closed() => {
+                record.failed(DenyReason::UpstreamFailed);
+                return Err(Interrupted);
+            }
+            Err(error) => return Ok(refuse(record, &Refusal::from(&error))),
+        };
+        record.answered(response.status());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(self.upgrade(response, record, websocket).await);
+        }
+        let (mut head, body) = response.into_parts();
+        strip(&mut head.headers);
+        // HTTP/3 does not pass the gateway; a client that is told of it would only lose time.
+        head.headers.remove(header::ALT_SVC);
+        head.version = Version::HTTP_11;
+        let body = UpstreamBody {
+            body,
+            record,
+            lease: Some(lease),
+        };
+        Ok(Response::from_parts(
+            head,
+            ReplyBody::Upstream(Box::new(body)),
+        ))
+    }
+
+    /// Passes on the upstream's consent to a WebSocket; the bytes flow when the guest has it.
+    async fn upgrade(
+        &self,
+        mut response: Response<Incoming>,
+        record: RequestRecord,
+        websocket: bool,
+    ) -> Response<ReplyBody> {
+        if !websocket {
+            return refuse(record, &DenyReason::UpstreamFailed.into());
+        }
+        let upstream = match hyper::upgrade::on(&mut response).await {
+            Ok(upstream) => upstream,
+            Err(source) => {
+                return refuse(record, &Refusal::from(&UpstreamError::Http { source }));
+            }
+        };
+        let (mut head, _no_body) = response.into_parts();
+        strip(&mut head.headers);
+        mark_websocket(&mut head.headers);
+        head.version = Version::HTTP_11;
+        *self.tunnel.borrow_mut() = Some(Tunnel { upstream, record });
+        Response::from_parts(head, ReplyBody::Text(None))
+    }
+}
+
+impl From<&UpstreamError> for Refusal {
+    fn from(error: &UpstreamError) -> Self {
+        Self {
+            reason: error.reason(),
+            detail: Some(error.to_string()),
+        }
+    }
+}
+
+/// Records and makes the answer to a request that is not passed on.
+fn refuse(mut record: RequestRecord, refusal: &Refusal) -> Response<ReplyBody> {
+    match refusal.reason {
+        DenyReason::UpstreamCertificate
+        | DenyReason::UpstreamFailed
+        | DenyReason::CredentialUnavailable => record.failed(refusal.reason),
+        reason => record.denied(reason),
+    }
+    let response = denial(refusal.reason, refusal.detail.as_deref());
+    record.answered(response.status());
+    response
+}
+
+/// Writes host and target in the way the upstream's protocol does, from what was judged.
+fn address(head: &mut Parts, transport: Transport, lease: &Lease) -> Result<(), http::Error> {
+    let target = head.uri.path_and_query().cloned();
+    let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let named = match head.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str())?,
+        None => head
+            .headers
+            .get(header::HOST)
+            .cloned()
+            .unwrap_or(HeaderValue::from_static("")),
+    };
+    if lease.is_http2() {
+        let scheme = match transport {
+            Transport::Tls => Scheme::HTTPS,
+            Transport::Plain => Scheme::HTTP,
+        };
+        head.headers.remove(header::HOST);
+        head.uri = Uri::builder()
+            .scheme(scheme)
+            .authority(named.as_bytes())
+            .path_and_query(target)
+            .build()?;
+        head.version = Version::HTTP_2;
+        return Ok(());
+    }
+    head.headers.insert(header::HOST, named);
+    join_cookies(&mut head.headers);
+    head.uri = Uri::from(target);
+    head.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// HTTP/2 may cut cookies into several fields, HTTP/1.1 has one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(header::COOKIE).iter();
+    if values.by_ref().take(2).count() < 2 {
+        return;
+    }
+    let all: Vec<_> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}

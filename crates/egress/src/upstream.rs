@@ -1,0 +1,403 @@
+//! Connections to the upstream of one intercepted connection: TLS with the real roots, then HTTP/1.1 or HTTP/2.
+//!
+//! The connection that was dialled when the flow was opened is used first. HTTP/2 carries all requests on one
+//! connection; HTTP/1.1 one at a time, and a [`Lease`] gives the connection back when the answer has ended. When the
+//! upstream closes, the guest is told by closing its side in the same way.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_vm_policy::{DenyReason, HostName};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::{CertificateError, ClientConfig};
+use rustls_pki_types::ServerName;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio_rustls::TlsConnector;
+
+use crate::body::RequestBody;
+use crate::dial::{DialError, dial};
+use crate::leaf_cache::Offer;
+use crate::local_executor::LocalExecutor;
+use crate::request_head::{MAX_HEAD_BYTES, MAX_HEADERS};
+use crate::tls_roots::RootsError;
+
+/// How long the TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// HTTP/2 window of one stream: what a slow guest may leave waiting here.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// HTTP/2 window of a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// The largest answer head in bytes.
+const MAX_HEAD_LIST_BYTES: u32 = 256 * 1024;
+
+/// The way to one upstream, for one connection of the guest.
+pub(crate) struct Upstream {
+    target: SocketAddr,
+    security: Security,
+    /// What is offered in the TLS handshake: what the guest offered.
+    offer: Cell<Offer>,
+    idle: RefCell<Option<Sender>>,
+    drivers: RefCell<Vec<JoinHandle<()>>>,
+    closed: Rc<Notify>,
+    /// Whether a request was answered.
+    answered: Cell<bool>,
+}
+
+/// How the upstream connection is protected.
+pub(crate) enum Security {
+    /// TLS to this host, verified.
+    Tls {
+        host: HostName,
+        config: Arc<ClientConfig>,
+    },
+    /// None; no secret goes this way.
+    Plain,
+    /// Nothing can be verified, so nothing is sent.
+    Unusable,
+}
+
+/// What requests are sent with.
+pub(crate) enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// Protocols that a request can use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Any,
+    /// HTTP/1.1, because the connection is to be upgraded.
+    Http1,
+}
+
+/// A sender that is given back to its [`Upstream`] on drop.
+pub(crate) struct Lease {
+    upstream: Rc<Upstream>,
+    sender: Option<Sender>,
+    /// Whether it carried a request before.
+    pub(crate) reused: bool,
+}
+
+impl Upstream {
+    pub(crate) fn new(target: SocketAddr, security: Security, offer: Offer) -> Self {
+        Self {
+            target,
+            security,
+            offer: Cell::new(offer),
+            idle: RefCell::default(),
+            drivers: RefCell::default(),
+            closed: Rc::default(),
+            answered: Cell::new(false),
+        }
+    }
+
+    /// Makes `stream` ready for the first request.
+    pub(crate) async fn start(self: &Rc<Self>, stream: TcpStream) -> Result<(), UpstreamError> {
+        let sender = self.handshake(stream, self.offer.get()).await?;
+        let spoken = match sender {
+            Sender::Http1(_) => Offer::Http1,
+            Sender::Http2(_) => Offer::Http2,
+        };
+        self.offer.set(spoken);
+        *self.idle.borrow_mut() = Some(sender);
+        Ok(())
+    }
+
+    /// What the upstream speaks, or is expected to.
+    pub(crate) fn spoken(&self) -> Offer {
+        self.offer.get()
+    }
+
+    /// Resolves when a connection has ended.
+    pub(crate) async fn closed(&self) {
+        self.closed.notified().await;
+    }
+
+    /// A sender that is ready.
+    pub(crate) async fn lease(self: &Rc<Self>, wanted: Wanted) -> Result<Lease, UpstreamError> {
+        if let Some(sender) = self.take_idle(wanted).await {
+            let reused = self.answered.get();
+            return Ok(Lease {
+                upstream: Rc::clone(self),
+                sender: Some(sender),
+                reused,
+            });
+        }
+        let stream = dial(self.target)
+            .await
+            .map_err(|source| UpstreamError::Dial { source })?;
+        let offer = match wanted {
+            Wanted::Any => self.offer.get(),
+            Wanted::Http1 => Offer::Http1,
+        };
+        let sender = self.handshake(stream, offer).await?;
+        Ok(Lease {
+            upstream: Rc::clone(self),
+            sender: Some(sender),
+            reused: false,
+        })
+    }
+
+    async fn take_idle(&self, wanted: Wanted) -> Option<Sender> {
+        let shared = match &*self.idle.borrow() {
+            Some(Sender::Http2(_)) if wanted == Wanted::Http1 => return None,
+            Some(Sender::Http2(sender)) => Some(Sender::Http2(sender.clone())),
+            Some(Sender::Http1(_)) | None => None,
+        };
+        let mut sender = shared.or_else(|| self.idle.borrow_mut().take())?;
+        let ready = match &mut sender {
+            Sender::Http1(sender) => sender.ready().await,
+            Sender::Http2(sender) => sender.ready().await,
+        };
+        if ready.is_ok() {
+            return Some(sender);
+        }
+        self.idle.borrow_mut().take_if(|idle| idle.is_closed());
+        None
+    }
+
+    async fn handshake(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        offer: Offer,
+    ) -> Result<Sender, UpstreamError> {
+        let connect = async {
+            match &self.security {
+                Security::Unusable => Err(UpstreamError::Unusable),
+                Security::Plain => self.speak_http1(stream).await,
+                Security::Tls { host, config } => {
+                    let stream = tls_connect(host, config, offer, stream).await?;
+                    let spoken = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    if spoken && offer == Offer::Http2 {
+                        self.speak_http2(stream).await
+                    } else {
+                        self.speak_http1(stream).await
+                    }
+                }
+            }
+        };
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, connect).await {
+            Ok(connected) => connected,
+            Err(_elapsed) => Err(UpstreamError::TimedOut),
+        }
+    }
+
+    async fn speak_http1<T>(&self, stream: T) -> Result<Sender, UpstreamError>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEADERS)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| UpstreamError::Http { source })?;
+        self.drive(connection.with_upgrades());
+        Ok(Sender::Http1(sender))
+    }
+
+    async fn speak_http2<T>(&self, stream: T) -> Result<Sender, UpstreamError>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http2::Builder::new(LocalExecutor)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(MAX_HEAD_LIST_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| UpstreamError::Http { source })?;
+        self.drive(connection);
+        Ok(Sender::Http2(sender))
+    }
+
+    /// Runs a connection until it ends or this upstream is dropped.
+    fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + 'static) {
+        let closed = Rc::clone(&self.closed);
+        let driver = spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection broke");
+            }
+            closed.notify_one();
+        });
+        let mut drivers = self.drivers.borrow_mut();
+        drivers.retain(|driver| !driver.is_finished());
+        drivers.push(driver);
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        for driver in self.drivers.get_mut() {
+            driver.abort();
+        }
+    }
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+}
+
+impl Lease {
+    /// Whether the connection speaks HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.sender, Some(Sender::Http2(_)))
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let answer = match &mut self.sender {
+            Some(Sender::Http1(sender)) => sender.send_request(request).await,
+            Some(Sender::Http2(sender)) => sender.send_request(request).await,
+            None => return Err(UpstreamError::TimedOut),
+        };
+        self.upstream.answered.set(answer.is_ok());
+        answer.map_err(|source| UpstreamError::Http { source })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else {
+            return;
+        };
+        let mut idle = self.upstream.idle.borrow_mut();
+        if idle.as_ref().is_none_or(Sender::is_closed) {
+            *idle = Some(sender);
+        }
+    }
+}
+
+async fn tls_connect(
+    host: &HostName,
+    config: &Arc<ClientConfig>,
+    offer: Offer,
+    stream: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, UpstreamError> {
+    let name = ServerName::try_from(host.as_str().to_owned())
+        .map_err(|_| UpstreamError::Name { host: host.clone() })?;
+    TlsConnector::from(Arc::clone(config))
+        .with_alpn(offer.alpn())
+        .connect(name, stream)
+        .await
+        .map_err(|source| UpstreamError::from_tls(host, source))
+}
+
+/// Why a request was not answered by the upstream.
+#[derive(Debug, Error)]
+pub(crate) enum UpstreamError {
+    /// No connection.
+    #[error("no connection to the upstream")]
+    Dial {
+        #[source]
+        source: DialError,
+    },
+    /// The roots cannot be had.
+    #[error("the authorities for upstream certificates cannot be had")]
+    Roots {
+        #[source]
+        source: RootsError,
+    },
+    /// There was no way to verify a certificate when the connection began.
+    #[error("upstream certificates cannot be verified")]
+    Unusable,
+    /// Its certificate is not valid.
+    #[error("the certificate presented for {host} is not valid: {problem}")]
+    Certificate { host: HostName, problem: String },
+    /// The TLS handshake broke off.
+    #[error("the TLS handshake with {host} broke off")]
+    Tls {
+        host: HostName,
+        #[source]
+        source: io::Error,
+    },
+    /// The name cannot be verified.
+    #[error("{host} cannot be the name in a certificate")]
+    Name { host: HostName },
+    /// The handshake took too long.
+    #[error("the upstream did not answer in time")]
+    TimedOut,
+    /// HTTP broke.
+    #[error("the upstream broke the HTTP connection")]
+    Http {
+        #[source]
+        source: hyper::Error,
+    },
+}
+
+impl UpstreamError {
+    fn from_tls(host: &HostName, source: io::Error) -> Self {
+        let inner = source
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(error)) = inner {
+            return Self::Certificate {
+                host: host.clone(),
+                problem: certificate_problem(error),
+            };
+        }
+        Self::Tls {
+            host: host.clone(),
+            source,
+        }
+    }
+
+    /// Whether the connection was closed before an answer began.
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            Self::Http { source } => source.is_canceled() || source.is_incomplete_message(),
+            _ => false,
+        }
+    }
+
+    /// What the guest and the audit log are told.
+    pub(crate) fn reason(&self) -> DenyReason {
+        match self {
+            Self::Certificate { .. } => DenyReason::UpstreamCertificate,
+            Self::Roots { .. }
+            | Self::Unusable
+            | Self::Dial { .. }
+            | Self::Tls { .. }
+            | Self::Name { .. }
+            | Self::TimedOut
+            | Self::Http { .. } => DenyReason::UpstreamFailed,
+        }
+    }
+}
+
+/// A short name for the most frequent problems.
+fn certificate_problem(error: &CertificateError) -> String {
+    let problem = match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet"
+        }
+        CertificateError::Revoked => "it was revoked",
+        CertificateError::UnknownIssuer => "its issuer is not trusted on the host",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is for another name"
+        }
+        CertificateError::BadSignature => "its signature is wrong",
+        other => return other.to_string(),
+    };
+    problem.to_owned()
+}
