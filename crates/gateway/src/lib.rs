@@ -1,1 +1,47 @@
-//! User-space network: frames to flows.
+#![forbid(unsafe_code)]
+//! User-space network: the guest's frames become flows, and nothing else leaves.
+//!
+//! [`Gateway`] is the other end of the guest's network card. TCP connections are terminated here by smoltcp and handed
+//! to a [`FlowHandler`] as byte streams; DNS is answered here; address resolution and pings to the gateway are answered
+//! here; everything else is refused and reported. IPv4 and IPv6 are treated alike.
+//!
+//! It is built for one thread: one smoltcp interface per flow, no channel, no lock, and the guest's consumer runs on
+//! the same runtime ([`tokio::task::LocalSet`]).
+
+mod checksum;
+mod config;
+mod device;
+mod dns;
+mod flow;
+mod fuzz;
+mod gateway;
+mod handler;
+mod link;
+mod neighbour;
+mod packet;
+mod rate_limit;
+mod reply;
+mod stream;
+mod switch;
+mod timers;
+mod virtio_header;
+
+pub use config::{
+    BACKLOG_BUDGET, DEFAULT_MTU, FLOW_BUFFER, FLOW_BURST, FLOW_FLOOR, GatewayConfig, KEEP_ALIVE,
+    LINGER, LinkAddresses, MAX_DNS_CONNECTIONS, MAX_DNS_QUERIES, MAX_FLOWS, MAX_HALF_OPEN,
+    MAX_OVERRIDDEN_NAMES, MAX_POOLED, MAX_QUEUED_FRAMES, READ_BATCH, SILENCE_LIMIT, SILENT_REFUSAL,
+    SYNTHETIC_NETWORK,
+};
+pub use dns::host_resolver::HostResolver;
+pub use dns::resolver::{Answer, DnsFailure, Family, MAX_ANSWER_ADDRESSES, Resolver};
+pub use fuzz::{fuzz_dns_query, fuzz_dns_reply, fuzz_frame};
+pub use gateway::{Gateway, GatewayError};
+pub use handler::{
+    Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest, LocalBoxFuture, OpenedFlow,
+    Transport,
+};
+pub use link::LinkCounters;
+pub use stream::GuestStream;
+
+#[cfg(test)]
+mod tests;

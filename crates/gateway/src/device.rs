@@ -1,0 +1,209 @@
+//! One flow's side of the link as smoltcp sees it: an IP device that takes at most one packet at a time.
+//!
+//! smoltcp writes the IP packet straight into the message buffer, behind room for the virtio and Ethernet headers.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+
+use smoltcp::phy::{
+    Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken,
+};
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, EthernetProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
+
+use crate::checksum::pseudo_header;
+use crate::config::LinkAddresses;
+use crate::link::{ETHERNET_HEADER_LEN, IP_OFFSET, Link, MAX_MESSAGE};
+use crate::virtio_header::{TcpOffload, VNET_HEADER_LEN, emit_plain, emit_tcp};
+
+/// IANA number of TCP.
+pub(crate) const TCP: u8 = 6;
+
+/// The link with the buffer that frames are built in.
+#[derive(Debug)]
+pub(crate) struct Transmitter {
+    pub(crate) link: Link,
+    message: Box<[u8]>,
+    guest_mac: EthernetAddress,
+    gateway_mac: EthernetAddress,
+}
+
+impl Transmitter {
+    pub(crate) fn new(link: Link, addresses: &LinkAddresses) -> Self {
+        Self {
+            link,
+            message: vec![0; MAX_MESSAGE].into_boxed_slice(),
+            guest_mac: EthernetAddress(addresses.guest_mac),
+            gateway_mac: EthernetAddress(addresses.gateway_mac),
+        }
+    }
+
+    /// Sends an IP packet of `len` bytes that `fill` writes whole, checksums included.
+    pub(crate) fn send_ip(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) {
+        let Some(packet) = self.message.get_mut(IP_OFFSET..IP_OFFSET + len) else {
+            return;
+        };
+        fill(packet);
+        let protocol = ethertype(packet);
+        self.ethernet_header(protocol);
+        emit_plain(self.virtio_header());
+        self.link.send(&self.message[..IP_OFFSET + len]);
+    }
+
+    /// Sends an Ethernet payload that is no IP packet.
+    pub(crate) fn send_ethernet(&mut self, protocol: EthernetProtocol, payload: &[u8]) {
+        let Some(room) = self.message.get_mut(IP_OFFSET..IP_OFFSET + payload.len()) else {
+            return;
+        };
+        room.copy_from_slice(payload);
+        self.ethernet_header(protocol);
+        emit_plain(self.virtio_header());
+        self.link.send(&self.message[..IP_OFFSET + payload.len()]);
+    }
+
+    /// Sends a TCP packet that smoltcp wrote without a TCP checksum.
+    fn send_tcp<R>(&mut self, len: usize, mss: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let packet = &mut self.message[IP_OFFSET..IP_OFFSET + len];
+        let result = fill(packet);
+        let protocol = ethertype(packet);
+        let offload = tcp_offload(packet, mss);
+        self.ethernet_header(protocol);
+        match offload {
+            Some(offload) => emit_tcp(self.virtio_header(), offload),
+            None => emit_plain(self.virtio_header()),
+        }
+        self.link.send(&self.message[..IP_OFFSET + len]);
+        result
+    }
+
+    fn virtio_header(&mut self) -> &mut [u8; VNET_HEADER_LEN] {
+        self.message
+            .first_chunk_mut()
+            .expect("the buffer is longer than the header")
+    }
+
+    fn ethernet_header(&mut self, protocol: EthernetProtocol) {
+        let header = &mut self.message[VNET_HEADER_LEN..IP_OFFSET];
+        header[..6].copy_from_slice(self.guest_mac.as_bytes());
+        header[6..12].copy_from_slice(self.gateway_mac.as_bytes());
+        header[12..].copy_from_slice(&u16::from(protocol).to_be_bytes());
+    }
+}
+
+fn ethertype(packet: &[u8]) -> EthernetProtocol {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(6) => EthernetProtocol::Ipv6,
+        _ => EthernetProtocol::Ipv4,
+    }
+}
+
+/// Puts the pseudo-header sum into a TCP packet and says what the guest has to finish.
+fn tcp_offload(packet: &mut [u8], mss: usize) -> Option<TcpOffload> {
+    let ipv6 = packet.first().is_some_and(|byte| byte >> 4 == 6);
+    let (source, destination, header_len): (IpAddr, IpAddr, usize) = if ipv6 {
+        let ip = Ipv6Packet::new_checked(&*packet).ok()?;
+        (ip.src_addr().into(), ip.dst_addr().into(), ip.header_len())
+    } else {
+        let ip = Ipv4Packet::new_checked(&*packet).ok()?;
+        (
+            ip.src_addr().into(),
+            ip.dst_addr().into(),
+            usize::from(ip.header_len()),
+        )
+    };
+    let segment = packet.get_mut(header_len..)?;
+    let sum = pseudo_header(source, destination, TCP, segment.len());
+    let mut tcp = TcpPacket::new_checked(&mut *segment).ok()?;
+    tcp.set_checksum(sum);
+    let tcp_header = usize::from(tcp.header_len());
+    let payload = segment.len().saturating_sub(tcp_header);
+    Some(TcpOffload {
+        transport_offset: u16::try_from(ETHERNET_HEADER_LEN + header_len).ok()?,
+        header_len: u16::try_from(ETHERNET_HEADER_LEN + header_len + tcp_header).ok()?,
+        segment: (payload > mss).then(|| u16::try_from(mss).ok()).flatten(),
+        ipv6,
+    })
+}
+
+/// What every flow's interface is made with.
+pub(crate) fn capabilities(mtu: u16) -> DeviceCapabilities {
+    let mut checksum = ChecksumCapabilities::ignored();
+    checksum.ipv4 = Checksum::Tx;
+    let mut capabilities = DeviceCapabilities::default();
+    capabilities.medium = Medium::Ip;
+    capabilities.max_transmission_unit = usize::from(mtu);
+    capabilities.checksum = checksum;
+    capabilities.segmentation.tcpv4 = NonZeroUsize::new(usize::from(mtu));
+    capabilities.segmentation.tcpv6 = NonZeroUsize::new(usize::from(mtu));
+    capabilities
+}
+
+/// The device for one call into smoltcp.
+pub(crate) struct FlowDevice<'a> {
+    /// The packet to hand in, once.
+    pub(crate) inbound: Option<&'a [u8]>,
+    /// Where packets go.
+    pub(crate) transmitter: &'a mut Transmitter,
+    /// Frames that may still be sent in this call.
+    pub(crate) burst: usize,
+    /// Largest segment the guest takes on this connection.
+    pub(crate) mss: usize,
+    /// MTU of the link.
+    pub(crate) mtu: u16,
+}
+
+impl Device for FlowDevice<'_> {
+    type RxToken<'t>
+        = Inbound<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Outbound<'t>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _now: Instant) -> Option<(Inbound<'_>, Outbound<'_>)> {
+        let packet = self.inbound.take()?;
+        let outbound = Outbound {
+            transmitter: self.transmitter,
+            mss: self.mss,
+        };
+        Some((Inbound(packet), outbound))
+    }
+
+    fn transmit(&mut self, _now: Instant) -> Option<Outbound<'_>> {
+        if self.burst == 0 || !self.transmitter.link.is_clear() {
+            return None;
+        }
+        self.burst -= 1;
+        Some(Outbound {
+            transmitter: self.transmitter,
+            mss: self.mss,
+        })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        capabilities(self.mtu)
+    }
+}
+
+/// One packet from the guest.
+pub(crate) struct Inbound<'a>(&'a [u8]);
+
+impl RxToken for Inbound<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+/// Room for one packet to the guest.
+pub(crate) struct Outbound<'a> {
+    transmitter: &'a mut Transmitter,
+    mss: usize,
+}
+
+impl TxToken for Outbound<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        self.transmitter.send_tcp(len, self.mss, f)
+    }
+}

@@ -1,0 +1,579 @@
+//! One guest TCP connection: a smoltcp interface with one socket, and what wakes whom.
+//!
+//! Two parties use a flow, both on the gateway's thread: the gateway feeds packets in and lets it send
+//! ([`Flow::ingress`], [`Flow::egress`]), and the [`GuestStream`](crate::GuestStream) reads and writes bytes. Whoever
+//! changes something the other waits for wakes it: the gateway wakes the stream's task, the stream puts the flow on
+//! the dirty list, which wakes the gateway. A flow of its own interface costs nothing while it is idle, however many
+//! there are.
+//!
+//! Memory: buffers are large but only touched pages are real. A flow pays for what it holds above
+//! [`FLOW_FLOOR`](crate::config::FLOW_FLOOR) from a budget all flows share; when the budget is spent, segments above the
+//! floor are dropped (the guest sends them again later) and writers wait.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::task::Waker;
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
+
+use crate::config::{
+    BACKLOG_BUDGET, FLOW_BUFFER, FLOW_FLOOR, KEEP_ALIVE, LINGER, MAX_POOLED, SILENCE_LIMIT,
+};
+use crate::device::{FlowDevice, Transmitter};
+
+/// Which connection: the guest's port and where it goes. The guest's address follows from the family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct FlowKey {
+    pub(crate) guest_port: u16,
+    pub(crate) remote: SocketAddr,
+}
+
+/// What flows share with the gateway.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    dirty: RefCell<VecDeque<Rc<Flow>>>,
+    gateway: RefCell<Option<Waker>>,
+    pool: RefCell<Vec<Box<Stack>>>,
+    backlog: Cell<usize>,
+    mtu: u16,
+}
+
+impl Shared {
+    pub(crate) fn new(mtu: u16) -> Rc<Self> {
+        Rc::new(Self {
+            dirty: RefCell::default(),
+            gateway: RefCell::default(),
+            pool: RefCell::default(),
+            backlog: Cell::new(0),
+            mtu,
+        })
+    }
+
+    /// Remembers whom to wake when a flow becomes dirty.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let mut slot = self.gateway.borrow_mut();
+        match slot.as_mut() {
+            Some(known) => known.clone_from(waker),
+            None => *slot = Some(waker.clone()),
+        }
+    }
+
+    /// Wakes the gateway.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.gateway.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Takes the flow that waits longest for its turn.
+    pub(crate) fn next_dirty(&self) -> Option<Rc<Flow>> {
+        let flow = self.dirty.borrow_mut().pop_front()?;
+        flow.dirty.set(false);
+        Some(flow)
+    }
+
+    pub(crate) fn dirty_count(&self) -> usize {
+        self.dirty.borrow().len()
+    }
+
+    /// Raises a reservation to cover `needed` bytes if the budget allows; says whether it does.
+    fn reserve(&self, reservation: &mut usize, needed: usize) -> bool {
+        if needed <= *reservation {
+            return true;
+        }
+        let wanted = needed.next_power_of_two().clamp(FLOW_FLOOR, FLOW_BUFFER);
+        let more = wanted.saturating_sub(*reservation);
+        if self.backlog.get() + more > BACKLOG_BUDGET {
+            return false;
+        }
+        self.backlog.set(self.backlog.get() + more);
+        *reservation = wanted;
+        true
+    }
+
+    fn release(&self, reservation: usize) {
+        self.backlog
+            .set(self.backlog.get() - (reservation - FLOW_FLOOR));
+    }
+}
+
+/// One smoltcp interface with its only socket.
+struct Stack {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+}
+
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stack")
+            .field("state", &self.socket().state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stack {
+    fn new(device: &mut FlowDevice<'_>, now: Instant) -> Box<Self> {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = getrandom::u64().unwrap_or_default();
+        let interface = Interface::new(config, device, now);
+        let socket = Socket::new(
+            SocketBuffer::new(vec![0; FLOW_BUFFER]),
+            SocketBuffer::new(vec![0; FLOW_BUFFER]),
+        );
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Box::new(Self {
+            interface,
+            sockets,
+            handle,
+        })
+    }
+
+    fn listen(&mut self, local: SocketAddr) -> Result<(), smoltcp::socket::tcp::ListenError> {
+        let address = IpAddress::from(local.ip());
+        self.interface.update_ip_addrs(|addresses| {
+            addresses.clear();
+            let _ = addresses.push(IpCidr::new(address, if local.is_ipv4() { 32 } else { 128 }));
+        });
+        let socket = self.socket_mut();
+        socket.abort();
+        socket.listen(IpListenEndpoint::from((address, local.port())))?;
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
+        socket.set_keep_alive(Some(KEEP_ALIVE.into()));
+        socket.set_timeout(Some(SILENCE_LIMIT.into()));
+        Ok(())
+    }
+
+    fn socket(&self) -> &Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+}
+
+/// The guest's SYN as far as a flow needs it.
+#[derive(Debug, Clone)]
+pub(crate) struct Syn {
+    /// The IP packet.
+    pub(crate) packet: Vec<u8>,
+    /// Its sequence number.
+    pub(crate) sequence: u32,
+    /// Its maximum segment size.
+    pub(crate) mss: usize,
+}
+
+/// A TCP segment of an existing connection, in an IP packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment<'a> {
+    /// The IP packet.
+    pub(crate) packet: &'a [u8],
+    /// Its sequence number.
+    pub(crate) sequence: u32,
+    /// Bytes of payload.
+    pub(crate) len: usize,
+}
+
+/// What a flow needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing before this time, if ever.
+    Wait(Option<Instant>),
+    /// Another turn as soon as the link takes frames.
+    Again,
+    /// The connection is over; no packet belongs to it any more.
+    Over,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) key: FlowKey,
+    shared: Rc<Shared>,
+    dirty: Cell<bool>,
+    /// The earliest time this flow is in the timer heap with.
+    pub(crate) armed: Cell<Option<Instant>>,
+    /// No longer in the table.
+    pub(crate) over: Cell<bool>,
+    pub(crate) state: RefCell<FlowState>,
+}
+
+/// What a connection holds.
+#[derive(Debug)]
+pub(crate) struct FlowState {
+    stack: Option<Box<Stack>>,
+    mss: usize,
+    /// Sequence number of the next byte the stream will read.
+    read_sequence: u32,
+    receive_reserved: usize,
+    send_reserved: usize,
+    pub(crate) read_waker: Option<Waker>,
+    pub(crate) write_waker: Option<Waker>,
+    end: StreamEnd,
+}
+
+/// How far the stream is done with the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StreamEnd {
+    /// Reads and writes.
+    Open,
+    /// Has asked for a FIN.
+    Shut,
+    /// Is dropped after its shutdown; the rest of the close may take until the first use after [`LINGER`].
+    Dropped { since: Option<Instant> },
+}
+
+impl Flow {
+    /// Accepts a connection: the SYN is fed, the answer goes with the flow's first turn.
+    pub(crate) fn accept(
+        shared: &Rc<Shared>,
+        key: FlowKey,
+        syn: &Syn,
+        transmitter: &mut Transmitter,
+        now: Instant,
+    ) -> Option<Rc<Self>> {
+        let mut device = FlowDevice {
+            inbound: Some(&syn.packet),
+            transmitter,
+            burst: 0,
+            mss: syn.mss,
+            mtu: shared.mtu,
+        };
+        let pooled = shared.pool.borrow_mut().pop();
+        let mut stack = pooled.unwrap_or_else(|| Stack::new(&mut device, now));
+        stack.listen(key.remote).ok()?;
+        let Stack {
+            interface, sockets, ..
+        } = &mut *stack;
+        interface.poll_ingress_single(now, &mut device, sockets);
+        if stack.socket().state() != State::SynReceived {
+            return None;
+        }
+        let flow = Rc::new(Self {
+            key,
+            shared: Rc::clone(shared),
+            dirty: Cell::new(false),
+            armed: Cell::new(None),
+            over: Cell::new(false),
+            state: RefCell::new(FlowState {
+                stack: Some(stack),
+                mss: syn.mss,
+                read_sequence: syn.sequence.wrapping_add(1),
+                receive_reserved: FLOW_FLOOR,
+                send_reserved: FLOW_FLOOR,
+                read_waker: None,
+                write_waker: None,
+                end: StreamEnd::Open,
+            }),
+        });
+        flow.mark_dirty();
+        Some(flow)
+    }
+
+    /// Puts the flow on the dirty list and wakes the gateway.
+    pub(crate) fn mark_dirty(self: &Rc<Self>) {
+        if self.over.get() || self.dirty.replace(true) {
+            return;
+        }
+        self.shared.dirty.borrow_mut().push_back(Rc::clone(self));
+        self.shared.wake();
+    }
+
+    /// Feeds a packet of this connection.
+    pub(crate) fn ingress(
+        self: &Rc<Self>,
+        segment: Segment<'_>,
+        transmitter: &mut Transmitter,
+        now: Instant,
+    ) {
+        let mut state = self.state.borrow_mut();
+        let FlowState {
+            stack,
+            mss,
+            read_sequence,
+            receive_reserved,
+            ..
+        } = &mut *state;
+        let Some(stack) = stack.as_mut() else { return };
+        let end = segment.sequence.wrapping_sub(*read_sequence);
+        let held = (end as i32).max(0) as usize + segment.len;
+        if segment.len > 0 && !self.shared.reserve(receive_reserved, held.min(FLOW_BUFFER)) {
+            return;
+        }
+        let mut device = FlowDevice {
+            inbound: Some(segment.packet),
+            transmitter,
+            burst: 0,
+            mss: *mss,
+            mtu: self.shared.mtu,
+        };
+        let Stack {
+            interface, sockets, ..
+        } = &mut **stack;
+        interface.poll_ingress_single(now, &mut device, sockets);
+        if stack.socket().state() == State::Listen {
+            // A RST before the handshake was done sent the socket back to where it began.
+            stack.socket_mut().abort();
+        }
+        state.wake_stream();
+        drop(state);
+        self.mark_dirty();
+    }
+
+    /// Lets the flow send up to `burst` frames and says what it needs next.
+    pub(crate) fn egress(&self, transmitter: &mut Transmitter, now: Instant, burst: usize) -> Next {
+        let mut state = self.state.borrow_mut();
+        state.finish_dropped(now);
+        let FlowState { stack, mss, .. } = &mut *state;
+        let Some(stack) = stack.as_mut() else {
+            return Next::Over;
+        };
+        let mut device = FlowDevice {
+            inbound: None,
+            transmitter,
+            burst,
+            mss: *mss,
+            mtu: self.shared.mtu,
+        };
+        let Stack {
+            interface, sockets, ..
+        } = &mut **stack;
+        while interface.poll_egress(now, &mut device, sockets) == PollResult::SocketStateChanged {}
+        let blocked = device.burst == 0 || !device.transmitter.link.is_clear();
+        let due = interface.poll_at(now, sockets);
+        let next = match stack.socket().state() {
+            _ if blocked && due.is_some_and(|due| due <= now) => Next::Again,
+            // TIME-WAIT guards against segments that arrive late: this link reorders nothing and keeps nothing.
+            State::TimeWait => Next::Over,
+            State::Closed if stack.socket().remote_endpoint().is_none() => Next::Over,
+            // smoltcp says "now" yet sent nothing: look again soon instead of spinning.
+            _ => Next::Wait(due.map(|due| due.max(now + RECHECK))),
+        };
+        state.wake_stream();
+        match next {
+            Next::Wait(due) => Next::Wait(state.earlier_of_linger(due)),
+            Next::Again | Next::Over => next,
+        }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        self.shared.release(state.receive_reserved);
+        self.shared.release(state.send_reserved);
+        let small = state.receive_reserved == FLOW_FLOOR && state.send_reserved == FLOW_FLOOR;
+        if let Some(stack) = state.stack.take() {
+            let mut pool = self.shared.pool.borrow_mut();
+            // A stack that was busy has real pages in its buffers: keep only a few of those.
+            let room = if small { MAX_POOLED } else { MAX_POOLED / 16 };
+            if pool.len() < room {
+                pool.push(stack);
+            }
+        }
+    }
+}
+
+impl FlowState {
+    /// The socket, while there is one.
+    fn socket(&mut self) -> Option<&mut Socket<'static>> {
+        self.stack.as_mut().map(|stack| stack.socket_mut())
+    }
+
+    fn wake_stream(&mut self) {
+        let Some(stack) = self.stack.as_ref() else {
+            return;
+        };
+        let socket = stack.socket();
+        let connecting = socket.state() == State::SynReceived;
+        let readable = socket.can_recv() || !(connecting || socket.may_recv());
+        let room = socket.send_queue() * 4 <= self.send_reserved * 3;
+        let writable = !connecting && (room || !socket.may_send());
+        if readable && let Some(waker) = self.read_waker.take() {
+            waker.wake();
+        }
+        if writable && let Some(waker) = self.write_waker.take() {
+            waker.wake();
+        }
+        if self.end == StreamEnd::Shut && !connecting {
+            // A shutdown asked for during the handshake; else it does nothing.
+            if let Some(socket) = self.socket() {
+                socket.close();
+            }
+        }
+    }
+
+    /// Ends a connection whose stream is gone and whose guest still sends, or is not heard of.
+    fn finish_dropped(&mut self, now: Instant) {
+        let StreamEnd::Dropped { since } = self.end else {
+            return;
+        };
+        let began = since.unwrap_or(now);
+        self.end = StreamEnd::Dropped { since: Some(began) };
+        if let Some(socket) = self.socket() {
+            if socket.state() == State::SynReceived {
+                return;
+            }
+            socket.close();
+            if socket.can_recv() || now >= began + LINGER.into() {
+                socket.abort();
+            }
+        }
+    }
+
+    fn earlier_of_linger(&self, due: Option<Instant>) -> Option<Instant> {
+        let StreamEnd::Dropped { since: Some(since) } = self.end else {
+            return due;
+        };
+        let end = since + LINGER.into();
+        Some(due.map_or(end, |due| due.min(end)))
+    }
+}
+
+/// What a read finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadState {
+    /// So many bytes were taken.
+    Data(usize),
+    /// The guest has sent its FIN.
+    End,
+    /// Nothing yet.
+    Pending,
+    /// The guest has reset the connection, or is gone.
+    Reset,
+}
+
+/// What a write finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteState {
+    /// So many bytes were taken.
+    Data(usize),
+    /// No room yet.
+    Pending,
+    /// The connection takes no more.
+    Closed,
+}
+
+impl Flow {
+    /// Hands received bytes to `take`, which says how many it took of each piece.
+    pub(crate) fn read(self: &Rc<Self>, mut take: impl FnMut(&[u8]) -> usize) -> ReadState {
+        let mut state = self.state.borrow_mut();
+        let Some(socket) = state.socket() else {
+            return ReadState::Reset;
+        };
+        let before = socket.recv_queue();
+        if before == 0 {
+            if socket.state() == State::SynReceived {
+                return ReadState::Pending;
+            }
+            return match socket.recv(|_| (0, ())) {
+                Ok(()) => ReadState::Pending,
+                Err(smoltcp::socket::tcp::RecvError::Finished) => ReadState::End,
+                Err(smoltcp::socket::tcp::RecvError::InvalidState) => ReadState::Reset,
+            };
+        }
+        let mut total = 0;
+        // The ring buffer has at most two pieces.
+        for _ in 0..2 {
+            let piece = socket.recv(|bytes| {
+                let taken = take(bytes);
+                (taken, taken)
+            });
+            match piece {
+                Ok(taken) if taken > 0 => total += taken,
+                _ => break,
+            }
+        }
+        state.read_sequence = state.read_sequence.wrapping_add(total as u32);
+        drop(state);
+        // Below a quarter of the buffer the guest knows of more than half a window already.
+        if before > FLOW_BUFFER / 4 {
+            self.mark_dirty();
+        }
+        ReadState::Data(total)
+    }
+
+    /// Queues bytes for the guest.
+    pub(crate) fn write(self: &Rc<Self>, data: &[u8]) -> WriteState {
+        let mut state = self.state.borrow_mut();
+        if state.end != StreamEnd::Open {
+            return WriteState::Closed;
+        }
+        let FlowState {
+            stack,
+            send_reserved,
+            ..
+        } = &mut *state;
+        let Some(stack) = stack.as_mut() else {
+            return WriteState::Closed;
+        };
+        let socket = stack.socket_mut();
+        if socket.state() == State::SynReceived {
+            return WriteState::Pending;
+        }
+        let queued = socket.send_queue();
+        self.shared
+            .reserve(send_reserved, (queued + data.len()).min(FLOW_BUFFER));
+        let room = send_reserved.saturating_sub(queued).min(data.len());
+        let written = match socket.send_slice(&data[..room]) {
+            Ok(written) => written,
+            Err(_) => return WriteState::Closed,
+        };
+        drop(state);
+        if written == 0 {
+            return WriteState::Pending;
+        }
+        self.mark_dirty();
+        WriteState::Data(written)
+    }
+
+    /// Sends a FIN after what is queued.
+    pub(crate) fn shut(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        if state.end != StreamEnd::Open {
+            return;
+        }
+        state.end = StreamEnd::Shut;
+        if let Some(socket) = state.socket()
+            && socket.state() != State::SynReceived
+        {
+            socket.close();
+        }
+        drop(state);
+        self.mark_dirty();
+    }
+
+    /// The stream is dropped: an orderly close goes on alone, anything else is reset.
+    pub(crate) fn abandon(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        state.read_waker = None;
+        state.write_waker = None;
+        let shut = state.end == StreamEnd::Shut;
+        state.end = StreamEnd::Dropped { since: None };
+        if let Some(socket) = state.socket()
+            && (!shut || socket.can_recv())
+        {
+            socket.abort();
+        }
+        drop(state);
+        self.mark_dirty();
+    }
+}
+
+impl FlowKey {
+    /// The address the guest connects to.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.remote.ip()
+    }
+}
+
+/// Pause before looking again at a flow that says it is due but sends nothing.
+const RECHECK: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);

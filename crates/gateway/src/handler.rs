@@ -1,0 +1,159 @@
+//! The seam between the gateway and what decides about its flows.
+//!
+//! The gateway knows no policy: it asks a [`FlowHandler`] for every connection *before* it answers the guest's SYN,
+//! so that a refused port looks refused and a dead one looks dead. All of it lives on one thread.
+
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use crate::stream::GuestStream;
+
+/// A future that never leaves its thread.
+pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// A connection the guest asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowRequest {
+    /// Names our DNS server answered with `address`, the most recently answered first; empty when the guest
+    /// did not ask us. Lower case, no final dot.
+    pub names: Vec<String>,
+    /// Where the guest wants to go. For an overridden name an address of
+    /// [`SYNTHETIC_NETWORK`](crate::SYNTHETIC_NETWORK).
+    pub address: IpAddr,
+    /// TCP port there.
+    pub port: u16,
+    /// The guest's own port.
+    pub source_port: u16,
+}
+
+/// Why a connection is not made; the guest sees the difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FlowRefusal {
+    /// The far end refused: the guest gets a RST.
+    #[error("connection refused")]
+    Refused,
+    /// No route to the far end: the guest gets ICMP host unreachable.
+    #[error("host unreachable")]
+    Unreachable,
+    /// The far end does not answer: neither does the gateway.
+    #[error("connection timed out")]
+    TimedOut,
+    /// Policy forbids it: the guest gets a RST at once.
+    #[error("denied by policy")]
+    Denied,
+}
+
+/// Decides about flows. One handler serves one guest.
+pub trait FlowHandler {
+    /// Decides about one connection and dials its far end. The guest waits meanwhile; if it gives up, the future is
+    /// dropped.
+    ///
+    /// # Errors
+    /// A [`FlowRefusal`] tells how the guest is refused.
+    fn open(
+        self: Rc<Self>,
+        request: FlowRequest,
+    ) -> LocalBoxFuture<'static, Result<Box<dyn OpenedFlow>, FlowRefusal>>;
+
+    /// Whether `address` may be told to the guest as an answer for `name` (rebinding filter). `address` is canonical:
+    /// an IPv4-mapped one comes as IPv4.
+    fn address_allowed(&self, name: &str, address: IpAddr) -> bool;
+
+    /// Something was denied without being asked about; for the audit log. Calls are rate-limited by the gateway.
+    fn denied(&self, denied: Denied);
+}
+
+/// A flow whose far end is connected.
+pub trait OpenedFlow {
+    /// Carries the flow to its end. Dropping the stream before its shutdown resets the guest's connection.
+    fn serve(self: Box<Self>, guest: GuestStream) -> LocalBoxFuture<'static, ()>;
+}
+
+/// Something the guest sent that the gateway itself does not carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    /// Its transport.
+    pub protocol: Transport,
+    /// Where it was to go.
+    pub destination: IpAddr,
+    /// The port there, where the transport has ports.
+    pub port: Option<u16>,
+    /// The DNS name it is about, for [`DenyReason::Rebinding`].
+    pub name: Option<String>,
+    /// Why.
+    pub reason: DenyReason,
+    /// Denials since the last report that were left out by the rate limit.
+    pub suppressed: u64,
+}
+
+/// Transport protocol of a denied packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6.
+    Icmp,
+    /// Any other, by its IANA number.
+    Other(u8),
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Udp => f.write_str("udp"),
+            Self::Icmp => f.write_str("icmp"),
+            Self::Other(number) => write!(f, "ip-{number}"),
+        }
+    }
+}
+
+/// Why the gateway did not carry a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DenyReason {
+    /// DNS to another server than the gateway.
+    OtherDnsServer,
+    /// UDP to port 443: refused so that clients fall back to TCP.
+    Quic,
+    /// UDP that is not DNS.
+    Udp,
+    /// An ICMP message to something other than the gateway.
+    Icmp,
+    /// An IP protocol that is not carried.
+    Protocol,
+    /// An IP fragment.
+    Fragment,
+    /// A source address that is not the guest's.
+    SpoofedSource,
+    /// A port of the gateway itself that nothing serves.
+    GatewayPort,
+    /// An address that no connection can have: multicast, broadcast, unspecified, link-local.
+    Destination,
+    /// Too many flows at once.
+    Limit,
+    /// A DNS answer pointed a name at an address that is not allowed.
+    Rebinding,
+}
+
+impl fmt::Display for DenyReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OtherDnsServer => "other DNS server",
+            Self::Quic => "QUIC is not carried",
+            Self::Udp => "UDP is not carried",
+            Self::Icmp => "ICMP is not carried",
+            Self::Protocol => "protocol is not carried",
+            Self::Fragment => "IP fragment",
+            Self::SpoofedSource => "source address is not the guest's",
+            Self::GatewayPort => "no such service at the gateway",
+            Self::Destination => "address cannot be connected to",
+            Self::Limit => "too many connections",
+            Self::Rebinding => "name resolves to an address that is not allowed",
+        })
+    }
+}

@@ -1,0 +1,522 @@
+//! What happens to every frame: the table of connections and everything that is answered without one.
+//!
+//! States of a connection here: *half-open* (the guest's SYN is kept, the handler is dialling, nothing was answered),
+//! *silent* (the dial timed out: further SYNs are ignored, as they would be outside), *flow* (accepted; the rest is
+//! smoltcp's state machine), gone (segments are answered with RST). The switch never waits: what takes time is handed to
+//! the driver as a [`Start`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, TcpRepr};
+use tokio::task::AbortHandle;
+
+use crate::config::{
+    FLOW_BURST, GatewayConfig, MAX_DNS_CONNECTIONS, MAX_DNS_QUERIES, MAX_FLOWS, MAX_HALF_OPEN,
+    SILENT_REFUSAL,
+};
+use crate::device::Transmitter;
+use crate::dns::server::DnsServer;
+use crate::flow::{Flow, FlowKey, Next, Segment, Shared, Syn};
+use crate::handler::{Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest, Transport};
+use crate::link::{ETHERNET_HEADER_LEN, Link, MAX_MESSAGE};
+use crate::neighbour::{answer_arp, answer_discovery};
+use crate::packet::{DnsDatagram, Inbound, Refused, TcpKind, TcpSegment, classify};
+use crate::rate_limit::RateLimit;
+use crate::reply::{self, Unreachable};
+use crate::stream::GuestStream;
+use crate::timers::Timers;
+use crate::virtio_header::VNET_HEADER_LEN;
+
+/// Something for the driver to run as a task.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// Ask the handler for a connection.
+    Open(Ticket, FlowRequest),
+    /// Answer a DNS question.
+    Question {
+        server: IpAddr,
+        guest_port: u16,
+        query: Vec<u8>,
+    },
+    /// Serve DNS over TCP.
+    DnsStream(GuestStream),
+}
+
+/// Names one half-open connection; a later one of the same ports has another serial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) key: FlowKey,
+    serial: u64,
+}
+
+/// A connection that is not accepted yet.
+#[derive(Debug)]
+struct HalfOpen {
+    serial: u64,
+    syn: Syn,
+    state: HalfOpenState,
+}
+
+#[derive(Debug)]
+enum HalfOpenState {
+    Dialling(Option<AbortHandle>),
+    Silent { until: Instant },
+}
+
+/// The state behind the link.
+pub(crate) struct Switch {
+    config: GatewayConfig,
+    pub(crate) transmitter: Transmitter,
+    shared: Rc<Shared>,
+    flows: HashMap<FlowKey, Rc<Flow>>,
+    half_open: HashMap<FlowKey, HalfOpen>,
+    serial: u64,
+    timers: Timers,
+    handler: Rc<dyn FlowHandler>,
+    dns: Rc<DnsServer>,
+    dns_queries: usize,
+    dns_streams: usize,
+    starts: Vec<Start>,
+    reports: RateLimit,
+    suppressed: u64,
+    replies: RateLimit,
+    now: Instant,
+}
+
+impl Switch {
+    pub(crate) fn new(
+        config: GatewayConfig,
+        link: Link,
+        handler: Rc<dyn FlowHandler>,
+        dns: Rc<DnsServer>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            transmitter: Transmitter::new(link, &config.addresses),
+            shared: Shared::new(config.mtu),
+            config,
+            flows: HashMap::new(),
+            half_open: HashMap::new(),
+            serial: 0,
+            timers: Timers::default(),
+            handler,
+            dns,
+            dns_queries: 0,
+            dns_streams: 0,
+            starts: Vec::new(),
+            reports: RateLimit::new(REPORT_BURST, REPORTS_PER_SECOND, now),
+            suppressed: 0,
+            replies: RateLimit::new(REPLY_BURST, REPLIES_PER_SECOND, now),
+            now,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> Rc<Shared> {
+        Rc::clone(&self.shared)
+    }
+
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// Takes what is to be started.
+    pub(crate) fn take_starts(&mut self) -> Vec<Start> {
+        std::mem::take(&mut self.starts)
+    }
+
+    /// Handles one message from the link.
+    pub(crate) fn message(&mut self, message: &[u8]) {
+        if message.len() > MAX_MESSAGE {
+            return;
+        }
+        let Some(frame) = message.get(VNET_HEADER_LEN..) else {
+            return;
+        };
+        if frame.len() < ETHERNET_HEADER_LEN {
+            return;
+        }
+        match classify(frame, &self.config.addresses) {
+            Inbound::Tcp(segment) => self.tcp(&segment),
+            Inbound::Dns(datagram) => self.dns(&datagram),
+            Inbound::Arp(bytes) => {
+                if let Some(answer) = answer_arp(bytes, &self.config.addresses) {
+                    self.transmitter
+                        .send_ethernet(EthernetProtocol::Arp, &answer);
+                }
+            }
+            Inbound::Discovery(bytes) => {
+                let answer = answer_discovery(bytes, &self.config);
+                self.send_packet(answer);
+            }
+            Inbound::Echo(bytes) => {
+                if self.replies.allow(self.now) {
+                    self.send_packet(reply::echo_reply(bytes));
+                }
+            }
+            Inbound::Refused(refused) => self.refuse_packet(&refused),
+            Inbound::Noise | Inbound::Malformed => {}
+        }
+    }
+
+    /// Lets every flow that has something to send have its turn; says whether some want another at once.
+    pub(crate) fn serve_flows(&mut self) -> bool {
+        while let Some(flow) = self.timers.pop_due(self.now) {
+            flow.mark_dirty();
+        }
+        for _ in 0..self.shared.dirty_count() {
+            if !self.transmitter.link.is_clear() {
+                return false;
+            }
+            let Some(flow) = self.shared.next_dirty() else {
+                break;
+            };
+            if flow.over.get() {
+                continue;
+            }
+            match flow.egress(&mut self.transmitter, self.now, FLOW_BURST) {
+                Next::Again => flow.mark_dirty(),
+                Next::Wait(None) => {}
+                Next::Wait(Some(at)) => self.timers.arm(&flow, at, self.flows.len()),
+                Next::Over => {
+                    flow.over.set(true);
+                    self.flows.remove(&flow.key);
+                }
+            }
+        }
+        self.transmitter.link.is_clear() && self.shared.dirty_count() > 0
+    }
+
+    /// When the switch needs a turn although nothing happens.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The number of connections, half-open ones included.
+    pub(crate) fn connections(&self) -> usize {
+        self.flows.len() + self.half_open.len()
+    }
+
+    fn tcp(&mut self, segment: &TcpSegment<'_>) {
+        if let Some(flow) = self.flows.get(&segment.key) {
+            let bytes = Segment {
+                packet: segment.packet,
+                sequence: segment.sequence,
+                len: segment.payload,
+            };
+            flow.ingress(bytes, &mut self.transmitter, self.now);
+            return;
+        }
+        match segment.kind {
+            TcpKind::Open => self.open(segment),
+            TcpKind::Reset => self.cancel(segment.key),
+            TcpKind::Other if self.half_open.contains_key(&segment.key) => {}
+            TcpKind::Other => self.reset(segment),
+        }
+    }
+
+    fn open(&mut self, segment: &TcpSegment<'_>) {
+        let Some(syn) = self.read_syn(segment) else {
+            return;
+        };
+        if let Some(known) = self.half_open.get_mut(&segment.key) {
+            let silent = matches!(known.state, HalfOpenState::Silent { until } if self.now < until);
+            let dialling = matches!(known.state, HalfOpenState::Dialling(_));
+            if dialling || silent && known.syn.sequence == syn.sequence {
+                // A repeated SYN, or a new one of the same ports: the dial goes on for the last.
+                known.syn = syn;
+                return;
+            }
+            self.half_open.remove(&segment.key);
+        }
+        let FlowKey { guest_port, remote } = segment.key;
+        let addresses = &self.config.addresses;
+        let gateway = remote.ip() == addresses.gateway_v4 || remote.ip() == addresses.gateway_v6;
+        match remote.port() {
+            DNS_PORT if gateway => return self.open_dns(segment, &syn),
+            _ if gateway => return self.deny_segment(segment, DenyReason::GatewayPort),
+            DNS_PORT => return self.deny_segment(segment, DenyReason::OtherDnsServer),
+            _ => {}
+        }
+        if self.connections() >= MAX_FLOWS || !self.make_room() {
+            // Not refused: the guest tries again, and may find room then.
+            self.report(denied(segment, DenyReason::Limit));
+            return;
+        }
+        self.serial += 1;
+        let ticket = Ticket {
+            key: segment.key,
+            serial: self.serial,
+        };
+        let state = HalfOpenState::Dialling(None);
+        let serial = self.serial;
+        self.half_open
+            .insert(segment.key, HalfOpen { serial, syn, state });
+        let request = FlowRequest {
+            names: self.dns.names(remote.ip()),
+            address: remote.ip(),
+            port: remote.port(),
+            source_port: guest_port,
+        };
+        self.starts.push(Start::Open(ticket, request));
+    }
+
+    /// DNS over TCP is served here and needs nobody's leave.
+    fn open_dns(&mut self, segment: &TcpSegment<'_>, syn: &Syn) {
+        if self.dns_streams >= MAX_DNS_CONNECTIONS || self.connections() >= MAX_FLOWS {
+            return self.reset(segment);
+        }
+        if let Some(stream) = self.accept_syn(segment.key, syn) {
+            self.dns_streams += 1;
+            self.starts.push(Start::DnsStream(stream));
+        }
+    }
+
+    pub(crate) fn dns_stream_ended(&mut self) {
+        self.dns_streams -= 1;
+    }
+
+    /// The far end is connected: answers the SYN. `None` if the guest has given up meanwhile.
+    pub(crate) fn accept(&mut self, ticket: Ticket) -> Option<GuestStream> {
+        let half = self.take_half_open(ticket)?;
+        self.accept_syn(ticket.key, &half.syn)
+    }
+
+    fn accept_syn(&mut self, key: FlowKey, syn: &Syn) -> Option<GuestStream> {
+        let flow = Flow::accept(&self.shared, key, syn, &mut self.transmitter, self.now)?;
+        self.flows.insert(key, Rc::clone(&flow));
+        Some(GuestStream::new(flow))
+    }
+
+    /// The far end is not to be had: tells the guest in the way that looks like it.
+    pub(crate) fn refuse(&mut self, ticket: Ticket, refusal: FlowRefusal) {
+        let Some(mut half) = self.take_half_open(ticket) else {
+            return;
+        };
+        match refusal {
+            FlowRefusal::Refused | FlowRefusal::Denied => {
+                if let Inbound::Tcp(segment) = self.reread(&half.syn) {
+                    self.reset(&segment);
+                }
+            }
+            FlowRefusal::Unreachable => {
+                self.send_unreachable(&half.syn.packet, ticket.key.address(), Unreachable::Host);
+            }
+            FlowRefusal::TimedOut => {
+                half.state = HalfOpenState::Silent {
+                    until: self.now + SILENT_REFUSAL.into(),
+                };
+                self.half_open.insert(ticket.key, half);
+            }
+        }
+        // The reply must not wait for the next frame.
+        self.shared.wake();
+    }
+
+    /// Remembers the task that dials, so that it ends when the guest gives up.
+    pub(crate) fn dialling(&mut self, ticket: Ticket, task: AbortHandle) {
+        match self.half_open.get_mut(&ticket.key) {
+            Some(half) if half.serial == ticket.serial => {
+                half.state = HalfOpenState::Dialling(Some(task));
+            }
+            _ => task.abort(),
+        }
+    }
+
+    fn cancel(&mut self, key: FlowKey) {
+        if let Some(half) = self.half_open.remove(&key)
+            && let HalfOpenState::Dialling(Some(task)) = half.state
+        {
+            task.abort();
+        }
+    }
+
+    fn take_half_open(&mut self, ticket: Ticket) -> Option<HalfOpen> {
+        let half = self.half_open.get(&ticket.key)?;
+        if half.serial != ticket.serial {
+            return None;
+        }
+        self.half_open.remove(&ticket.key)
+    }
+
+    /// Makes room for one more half-open connection at the cost of silent ones.
+    fn make_room(&mut self) -> bool {
+        if self.half_open.len() < MAX_HALF_OPEN {
+            return true;
+        }
+        let now = self.now;
+        self.half_open.retain(
+            |_, half| !matches!(half.state, HalfOpenState::Silent { until } if until <= now),
+        );
+        if self.half_open.len() < MAX_HALF_OPEN {
+            return true;
+        }
+        let silent = self
+            .half_open
+            .iter()
+            .filter_map(|(key, half)| match half.state {
+                HalfOpenState::Silent { until } => Some((until, *key)),
+                HalfOpenState::Dialling(_) => None,
+            });
+        let Some((_, key)) = silent.min_by_key(|(until, _)| *until) else {
+            return false;
+        };
+        self.half_open.remove(&key);
+        true
+    }
+
+    fn read_syn(&self, segment: &TcpSegment<'_>) -> Option<Syn> {
+        let bytes = segment.packet.get(segment.header_len..)?;
+        let tcp = TcpPacket::new_checked(bytes).ok()?;
+        let (source, destination) = match segment.key.remote.ip() {
+            IpAddr::V4(_) => {
+                let ip = Ipv4Packet::new_checked(segment.packet).ok()?;
+                (ip.src_addr().into(), ip.dst_addr().into())
+            }
+            IpAddr::V6(_) => {
+                let ip = Ipv6Packet::new_checked(segment.packet).ok()?;
+                (ip.src_addr().into(), ip.dst_addr().into())
+            }
+        };
+        let ignored = ChecksumCapabilities::ignored();
+        let repr = TcpRepr::parse(&tcp, &source, &destination, &ignored).ok()?;
+        let headers = segment.header_len + smoltcp::wire::TCP_HEADER_LEN;
+        let mss = match repr.max_seg_size {
+            None | Some(0) => DEFAULT_MSS,
+            Some(mss) => usize::from(mss).max(MIN_MSS),
+        };
+        Some(Syn {
+            // Data on a SYN is left out: the guest sends it again after the handshake.
+            packet: segment.packet.to_vec(),
+            sequence: segment.sequence,
+            mss: mss.min(usize::from(self.config.mtu) - headers.min(MAX_HEADERS)),
+        })
+    }
+
+    /// The segment of a SYN that was kept.
+    fn reread<'a>(&self, syn: &'a Syn) -> Inbound<'a> {
+        crate::packet::classify_packet(&syn.packet, &self.config.addresses)
+    }
+
+    fn deny_segment(&mut self, segment: &TcpSegment<'_>, reason: DenyReason) {
+        self.report(denied(segment, reason));
+        self.reset(segment);
+    }
+
+    fn reset(&mut self, segment: &TcpSegment<'_>) {
+        if self.replies.allow(self.now) {
+            self.send_packet(reply::reset(segment));
+        }
+    }
+
+    fn dns(&mut self, datagram: &DnsDatagram<'_>) {
+        if self.dns_queries >= MAX_DNS_QUERIES {
+            return;
+        }
+        self.dns_queries += 1;
+        self.starts.push(Start::Question {
+            server: datagram.server,
+            guest_port: datagram.guest_port,
+            query: datagram.query.to_vec(),
+        });
+    }
+
+    /// A DNS question is done with; `answer` goes to the guest.
+    pub(crate) fn answered(&mut self, server: IpAddr, guest_port: u16, answer: Option<Vec<u8>>) {
+        self.dns_queries -= 1;
+        if let Some(answer) = answer {
+            let guest = match server {
+                IpAddr::V4(_) => IpAddr::V4(self.config.addresses.guest_v4),
+                IpAddr::V6(_) => IpAddr::V6(self.config.addresses.guest_v6),
+            };
+            let packet = reply::datagram((server, DNS_PORT), (guest, guest_port), &answer);
+            self.send_packet(packet);
+        }
+        for denied in self.dns.take_denied() {
+            self.report(denied);
+        }
+        self.shared.wake();
+    }
+
+    fn refuse_packet(&mut self, refused: &Refused<'_>) {
+        self.report(Denied {
+            protocol: refused.transport,
+            destination: refused.destination,
+            port: refused.port,
+            name: None,
+            reason: refused.reason,
+            suppressed: 0,
+        });
+        let Some(quote) = refused.quote else { return };
+        let why = match refused.transport {
+            Transport::Udp => Unreachable::Port,
+            Transport::Tcp | Transport::Icmp | Transport::Other(_) => Unreachable::Prohibited,
+        };
+        self.send_unreachable(quote, refused.destination, why);
+    }
+
+    fn send_unreachable(&mut self, quote: &[u8], destination: IpAddr, why: Unreachable) {
+        if !self.replies.allow(self.now) {
+            return;
+        }
+        let from = match destination {
+            IpAddr::V4(_) => IpAddr::V4(self.config.addresses.gateway_v4),
+            IpAddr::V6(_) => IpAddr::V6(self.config.addresses.gateway_v6),
+        };
+        self.send_packet(reply::unreachable(quote, from, why));
+    }
+
+    fn send_packet(&mut self, packet: Option<Vec<u8>>) {
+        if let Some(packet) = packet {
+            self.transmitter
+                .send_ip(packet.len(), |room| room.copy_from_slice(&packet));
+        }
+    }
+
+    fn report(&mut self, mut denied: Denied) {
+        if !self.reports.allow(self.now) {
+            self.suppressed += 1;
+            return;
+        }
+        denied.suppressed = std::mem::take(&mut self.suppressed);
+        self.handler.denied(denied);
+    }
+}
+
+fn denied(segment: &TcpSegment<'_>, reason: DenyReason) -> Denied {
+    Denied {
+        protocol: Transport::Tcp,
+        destination: segment.key.address(),
+        port: Some(segment.key.remote.port()),
+        name: None,
+        reason,
+        suppressed: 0,
+    }
+}
+
+/// DNS.
+const DNS_PORT: u16 = 53;
+
+/// Segment size of a peer that names none (RFC 9293 §3.7.1).
+const DEFAULT_MSS: usize = 536;
+
+/// Smallest segment size we go down to.
+const MIN_MSS: usize = 48;
+
+/// Longest IP and TCP headers: never more than the smallest MTU.
+const MAX_HEADERS: usize = 120;
+
+/// RSTs and ICMP messages at once.
+const REPLY_BURST: u64 = 5_000;
+
+/// RSTs and ICMP messages a second.
+const REPLIES_PER_SECOND: u64 = 5_000;
+
+/// Denials reported at once.
+const REPORT_BURST: u64 = 100;
+
+/// Denials reported a second.
+const REPORTS_PER_SECOND: u64 = 20;
