@@ -94,7 +94,7 @@ impl Plan {
             .files
             .iter()
             .chain(&request.credentials.guest_files);
-        let env = request.program.env.iter().map(|(name, _)| name.clone());
+        let env = request.credentials.guest_env.iter().chain(&request.program.env);
         Self {
             program: PlannedProgram {
                 agent: request.program.agent.clone(),
@@ -104,7 +104,7 @@ impl Plan {
                     .iter()
                     .map(|argument| argument.to_string_lossy().into_owned())
                     .collect(),
-                env: env.collect(),
+                env: env.map(|(name, _)| name.clone()).collect(),
                 files: files.map(|file| file.path.clone()).collect(),
                 working_directory: request.project.working_directory().to_owned(),
             },

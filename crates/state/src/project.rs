@@ -76,17 +76,21 @@ impl Project {
     /// # Errors
     /// [`ProjectError`] when `cwd` does not exist, is not UTF-8, or the project would be `/`.
     pub fn discover(cwd: &Path) -> Result<Self, ProjectError> {
-        let working_directory =
-            fs_err::canonicalize(cwd).map_err(|source| ProjectError::Unresolvable {
-                path: cwd.to_owned(),
-                source,
-            })?;
-        if working_directory.to_str().is_none() {
-            return Err(ProjectError::NotUtf8 {
-                path: working_directory,
-            });
-        }
+        let working_directory = canonical(cwd)?;
         let root = git_toplevel(&working_directory)?.unwrap_or_else(|| working_directory.clone());
+        Self::rooted(root, working_directory)
+    }
+
+    /// Takes `directory` itself, whatever repository it may lie in.
+    ///
+    /// # Errors
+    /// As [`Project::discover`].
+    pub fn exactly(directory: &Path) -> Result<Self, ProjectError> {
+        let root = canonical(directory)?;
+        Self::rooted(root.clone(), root)
+    }
+
+    fn rooted(root: PathBuf, working_directory: PathBuf) -> Result<Self, ProjectError> {
         if root.parent().is_none() {
             return Err(ProjectError::FileSystemRoot);
         }
@@ -115,6 +119,17 @@ impl Project {
     pub fn id(&self) -> &ProjectId {
         &self.id
     }
+}
+
+fn canonical(directory: &Path) -> Result<PathBuf, ProjectError> {
+    let path = fs_err::canonicalize(directory).map_err(|source| ProjectError::Unresolvable {
+        path: directory.to_owned(),
+        source,
+    })?;
+    if path.to_str().is_none() {
+        return Err(ProjectError::NotUtf8 { path });
+    }
+    Ok(path)
 }
 
 fn git_toplevel(directory: &Path) -> Result<Option<PathBuf>, ProjectError> {
@@ -215,6 +230,17 @@ mod tests {
         assert_eq!(
             Project::discover(&root.join("p/sub")).unwrap().root(),
             root.join("p/sub")
+        );
+    }
+
+    #[test]
+    fn exact_project_ignores_the_repository_around_it() {
+        let (_guard, root) = tree();
+        repository(&root);
+        fs_err::create_dir_all(root.join("inner")).unwrap();
+        assert_eq!(
+            Project::exactly(&root.join("inner")).unwrap().root(),
+            root.join("inner")
         );
     }
 
