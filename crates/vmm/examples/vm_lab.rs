@@ -2,6 +2,14 @@
 //! host half of this crate's lab test. Not part of the product.
 //!
 //! `vm_lab KERNEL INIT MEMORY_MIB VCPUS COMMAND [disk=PATH|disk-rw=PATH|share=PATH|share-rw=PATH]…`
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a test program"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,6 +24,21 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args.get(1).map(String::as_str) == Some(agent_vm_vmm::CHILD_COMMAND) {
         agent_vm_vmm::child_main();
+    }
+    if args.get(1).map(String::as_str) == Some("probe") {
+        let begun = Instant::now();
+        println!(
+            "preflight {:?} {:?}",
+            agent_vm_vmm::preflight(),
+            begun.elapsed()
+        );
+        let begun = Instant::now();
+        println!(
+            "probe {:?} {:?}",
+            agent_vm_vmm::probe_tiny_guest(),
+            begun.elapsed()
+        );
+        return;
     }
     let begun = Instant::now();
     let [_, kernel, init, memory, vcpus, command, rest @ ..] = args.as_slice() else {

@@ -15,6 +15,7 @@ use crate::console::PanicNote;
 use crate::engine::{EngineError, Parts, Stop};
 use crate::exit::Report;
 use crate::kernel::KernelError;
+use crate::preflight::KvmError;
 use crate::spec::{Access, WireSpec};
 
 /// Exit status of a child that could not become a VM.
@@ -29,9 +30,11 @@ enum ChildError {
     Descriptors(io::Error),
     #[error("cannot set up the console: {0}")]
     Console(io::Error),
-    #[error("{0}: {detail}", detail = source_text(.0))]
+    #[error("{}", chain(.0))]
+    Kvm(KvmError),
+    #[error("{}", chain(.0))]
     Kernel(KernelError),
-    #[error("{0}: {detail}", detail = source_text(.0))]
+    #[error("{}", chain(.0))]
     Files(BuildError),
     #[error("cannot watch the launcher: {0}")]
     Watch(io::Error),
@@ -41,10 +44,12 @@ enum ChildError {
     Engine(EngineError),
 }
 
-fn source_text(error: &dyn std::error::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| "no further detail".to_owned(), ToString::to_string)
+/// An error and all its sources, as one text for the report.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |source| source.source());
+    sources.fold(error.to_string(), |text, source| {
+        format!("{text}: {source}")
+    })
 }
 
 /// The entry point of the child process; `main` calls it when it was started as
@@ -165,6 +170,9 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
         .map_err(ChildError::Console)?;
     let note = crate::console::install(console).map_err(ChildError::Console)?;
     report_panics(reporter.clone());
+    // Only a name for `ps`.
+    let _ = rustix::thread::set_name(c"agent-vm vmm");
+    crate::preflight::preflight().map_err(ChildError::Kvm)?;
 
     let kernel = crate::kernel::loadable(File::from(kernel)).map_err(ChildError::Kernel)?;
     crate::confine::limits().map_err(ChildError::Confine)?;
@@ -191,8 +199,8 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
         kernel: kernel.into_fd(),
         files: Arc::new(files),
         disks,
-        network,
-        control,
+        network: Some(network),
+        control: Some(control),
     };
     crate::engine::run(parts, move |stop| reporter.send(&report_of(stop, &note)))
         .map_err(ChildError::Engine)

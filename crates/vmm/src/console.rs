@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use log::{LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
@@ -18,6 +19,8 @@ use rustix::fs::OFlags;
 const GUEST_TARGET: &str = "init_or_kernel";
 /// What a Linux kernel prints when it gives up.
 const PANIC_MARK: &str = "Kernel panic - not syncing: ";
+/// Messages of the engine passed on; a guest can provoke them without end.
+const MAX_ENGINE_MESSAGES: u32 = 200;
 /// Characters of a panic line kept.
 const MAX_PANIC: usize = 200;
 
@@ -47,6 +50,7 @@ impl PanicNote {
 struct ConsoleLog {
     pipe: File,
     note: PanicNote,
+    engine_messages: AtomicU32,
 }
 
 /// Sends every record of this process to `pipe`.
@@ -60,6 +64,7 @@ pub(crate) fn install(pipe: OwnedFd) -> io::Result<PanicNote> {
     let logger = ConsoleLog {
         pipe: File::from(pipe),
         note: note.clone(),
+        engine_messages: AtomicU32::new(0),
     };
     log::set_boxed_logger(Box::new(logger)).map_err(io::Error::other)?;
     log::set_max_level(LevelFilter::Warn);
@@ -80,8 +85,14 @@ impl Log for ConsoleLog {
             self.note.look_at(&text);
             format!("{}\n", text.trim_end_matches('\r'))
         } else {
+            if self.engine_messages.fetch_add(1, Ordering::Relaxed) >= MAX_ENGINE_MESSAGES {
+                self.engine_messages
+                    .store(MAX_ENGINE_MESSAGES, Ordering::Relaxed);
+                return;
+            }
             format!(
-                "vmm: {} {}: {}\n",
+                "vmm: {} {}: {}
+",
                 record.level(),
                 record.target(),
                 record.args()
@@ -108,6 +119,7 @@ mod tests {
             ConsoleLog {
                 pipe: File::from(write_end),
                 note: PanicNote::default(),
+                engine_messages: AtomicU32::new(0),
             },
         )
     }
@@ -153,6 +165,20 @@ mod tests {
             logger.note.message().as_deref(),
             Some("Attempted to[2J kill init!")
         );
+    }
+
+    #[test]
+    fn stops_repeating_what_a_guest_can_provoke() {
+        let (mut pipe, logger) = logger();
+        for _ in 0..1000 {
+            record(&logger, "devices", "odd");
+        }
+        record(&logger, GUEST_TARGET, "still here");
+        drop(logger);
+        let mut text = String::new();
+        pipe.read_to_string(&mut text).unwrap();
+        assert_eq!(text.lines().count(), MAX_ENGINE_MESSAGES as usize + 1);
+        assert!(text.ends_with("still here\n"));
     }
 
     #[test]

@@ -47,6 +47,12 @@ pub(crate) const COMMAND_LINE: &str = "reboot=k panic=-1 panic_print=0 nomodule 
 const ROOT_TAG: &str = "/dev/root";
 /// The guest's Ethernet address, locally administered.
 const GUEST_MAC: [u8; 6] = [0x02, 0x76, 0x6d, 0, 0, 2];
+/// Devices every VM has: random numbers, console, root, network card, control connection.
+const FIXED_DEVICES: usize = 5;
+/// Devices the interrupt controller in the kernel has lines for. The one in the engine
+/// has more, but every change of a line costs a call that waits for all processors: some 500 of
+/// them during a boot.
+const KERNEL_IRQ_DEVICES: usize = 10;
 /// The engine's mark for "the guest announced no exit code".
 const NOT_ANNOUNCED: i32 = i32::MAX;
 
@@ -58,8 +64,8 @@ pub(crate) struct Parts {
     pub(crate) kernel: OwnedFd,
     pub(crate) files: Arc<dyn DynFileSystem>,
     pub(crate) disks: Vec<(OwnedFd, Access)>,
-    pub(crate) network: OwnedFd,
-    pub(crate) control: OwnedFd,
+    pub(crate) network: Option<OwnedFd>,
+    pub(crate) control: Option<OwnedFd>,
 }
 
 /// How the machine stopped, as far as the engine knows.
@@ -99,10 +105,14 @@ pub(crate) fn run(
     on_stop: impl Fn(Stop) + Send + 'static,
 ) -> Result<Infallible, EngineError> {
     let mut resources = machine(&parts)?;
-    attach_files(&mut resources, parts.files);
+    attach_files(&mut resources, Arc::clone(&parts.files));
     attach_disks(&mut resources, &parts.disks)?;
-    attach_network(&mut resources, parts.network)?;
-    attach_control(&mut resources, parts.control)?;
+    if let Some(socket) = parts.network {
+        attach_network(&mut resources, socket)?;
+    }
+    if let Some(socket) = parts.control {
+        attach_control(&mut resources, socket)?;
+    }
 
     let mut events =
         EventManager::new().map_err(|error| EngineError::Start(format!("{error:?}")))?;
@@ -119,9 +129,14 @@ pub(crate) fn run(
         Arc::clone(&announced),
     )
     .map_err(EngineError::Build)?;
+    // The engine has read the kernel and opened the disks for itself.
+    drop((parts.kernel, parts.disks));
     crate::ffi::default_termination();
-    msb_krun_vmm::worker::start_worker_thread(Arc::clone(&vmm), receiver)
-        .map_err(|error| EngineError::Start(error.to_string()))?;
+    if resources.split_irqchip {
+        // Serves the engine's interrupt controller, and would spin if there were none.
+        msb_krun_vmm::worker::start_worker_thread(Arc::clone(&vmm), receiver)
+            .map_err(|error| EngineError::Start(error.to_string()))?;
+    }
     {
         let mut vmm = vmm
             .lock()
@@ -147,7 +162,7 @@ fn stop_reason(announced: &AtomicI32, code: i32) -> Stop {
 
 fn machine(parts: &Parts) -> Result<VmResources, EngineError> {
     let mut resources = VmResources::default();
-    resources.split_irqchip = true;
+    resources.split_irqchip = FIXED_DEVICES + parts.disks.len() > KERNEL_IRQ_DEVICES;
     resources.enable_balloon = false;
     resources.enable_rng = true;
     resources.disable_implicit_console = true;

@@ -4,7 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VmFd};
 
 use msb_krun_devices::virtio::bindings::{stat64, statvfs64};
 
@@ -87,4 +91,92 @@ pub(crate) fn empty_stat() -> stat64 {
 pub(crate) fn empty_statvfs() -> statvfs64 {
     // SAFETY: the type is plain integers, for which zero is a value.
     unsafe { std::mem::zeroed() }
+}
+
+/// KVM behind a descriptor already opened.
+pub(crate) fn kvm_from(device: OwnedFd) -> Kvm {
+    // SAFETY: the descriptor is open and its ownership goes into the value.
+    unsafe { Kvm::from_raw_fd(device.into_raw_fd()) }
+}
+
+/// Zeroed, page-aligned memory of the probe guest.
+pub(crate) struct ProbeMemory {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl ProbeMemory {
+    /// `len` bytes.
+    ///
+    /// # Errors
+    /// When the system has no memory.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: asks for a new mapping at an address of the system's choice; touches no other.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(start.cast())
+            .map(|start| Self { start, len })
+            .ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// Where it lies in this process.
+    pub(crate) fn address(&self) -> u64 {
+        self.start.as_ptr() as u64
+    }
+
+    /// The part from `at` on, as a pointer, if `len` bytes of it are inside.
+    fn part(&self, at: u64, len: usize) -> Option<*mut u8> {
+        let at = usize::try_from(at).ok()?;
+        (at.checked_add(len)? <= self.len).then(|| self.start.as_ptr().wrapping_add(at))
+    }
+
+    /// Copies `bytes` to `at`; nothing when they do not fit.
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) {
+        if let Some(target) = self.part(at, bytes.len()) {
+            // SAFETY: `part` checked that the target lies within the mapping, which no reference
+            // points into; the source is a different allocation.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+        }
+    }
+
+    /// The number at `at`; 0 outside.
+    pub(crate) fn read_u64(&self, at: u64) -> u64 {
+        let Some(source) = self.part(at, 8) else {
+            return 0;
+        };
+        // SAFETY: `part` checked that the source lies within the mapping; unaligned is allowed,
+        // volatile because a guest wrote it.
+        unsafe { std::ptr::read_volatile(source.cast::<[u8; 8]>()) }
+            .iter()
+            .rev()
+            .fold(0, |value, byte| (value << 8) | u64::from(*byte))
+    }
+}
+
+impl Drop for ProbeMemory {
+    fn drop(&mut self) {
+        // SAFETY: unmaps exactly what `new` mapped; the VM that referred to it is gone before.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Gives `memory` to a probe VM. The memory must outlive the VM's last run.
+///
+/// # Errors
+/// When KVM refuses.
+pub(crate) fn set_probe_memory(
+    vm: &VmFd,
+    region: kvm_userspace_memory_region,
+    memory: &ProbeMemory,
+) -> Result<(), kvm_ioctls::Error> {
+    debug_assert_eq!(
+        (region.userspace_addr, region.memory_size),
+        (memory.address(), memory.len as u64)
+    );
+    // SAFETY: the region is exactly the mapping `memory` owns, which the caller keeps.
+    unsafe { vm.set_user_memory_region(region) }
 }

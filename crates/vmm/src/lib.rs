@@ -15,26 +15,29 @@
 //! [`CONTROL_PORT`] of context id 2.
 #![deny(unsafe_code)]
 
+mod bare;
 mod child;
 mod confine;
 mod console;
 mod control_port;
 mod engine;
 mod exit;
-#[allow(unsafe_code)]
 mod ffi;
 mod file_device;
 pub mod kernel;
 mod memory;
 mod net_link;
+mod preflight;
 mod spec;
 mod vm;
 
+pub use bare::{BareError, bare_boot};
 pub use child::child_main;
 pub use control_port::CONTROL_PORT;
 pub use exit::{ExitReason, VmExit};
 pub use file_device::EXIT_CODE_IOCTL;
 pub use memory::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, SizeError};
+pub use preflight::{KVM_DEVICE, KvmError, PROBE_LIMIT, preflight, probe_tiny_guest};
 pub use spec::{
     Access, Disk, GuestOwner, MAX_DISKS, MAX_PROTECTED, MAX_PROTECTED_LEN, MAX_SHARES,
     ProtectedPath, Share, SpecError, VmSpec, WhenMissing,

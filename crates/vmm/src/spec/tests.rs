@@ -50,8 +50,12 @@ fn wire() -> WireSpec {
         shares: vec![WireShare {
             root: 6,
             access: Access::ReadWrite,
-            protected: vec![".git/hooks".into()],
+            protected: vec![hooks()],
         }],
+        owner: GuestOwner {
+            uid: 1000,
+            gid: 1000,
+        },
         network: 7,
         control: 8,
         status: 9,
