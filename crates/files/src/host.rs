@@ -105,7 +105,7 @@ pub(crate) fn open_at(
     openat2(
         directory,
         name,
-        flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY,
+        flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
         mode,
         ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS,
     )

@@ -113,7 +113,7 @@ impl FileServer {
 
     fn list_synthetic(&self, inode: u64, offset: u64, add: &mut AddPlus<'_>) -> io::Result<()> {
         let dots = [(c".", inode), (c"..", crate::synthetic::ROOT)];
-        for index in offset.. {
+        for index in offset..u64::MAX {
             let position = index as usize;
             let added = if let Some((name, ino)) = dots.get(position) {
                 let plain = DirEntry {

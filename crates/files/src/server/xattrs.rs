@@ -48,12 +48,13 @@ impl FileServer {
             Err(Errno::PERM) => return Err(Errno::NODATA.into()),
             other => other?,
         }
-        let mut value = vec![0; XATTR_SIZE_MAX.min(size as usize)];
         let path = ProcPath::of(self.fd_of(&node)?);
-        let length = rustix::fs::getxattr(path.as_c_str(), name, &mut value[..])?;
         if size == 0 {
+            let length = rustix::fs::getxattr_query(path.as_c_str(), name)?;
             return Ok(XattrReply::Size(length as u32));
         }
+        let mut value = vec![0; XATTR_SIZE_MAX.min(size as usize)];
+        let length = rustix::fs::getxattr(path.as_c_str(), name, &mut value[..])?;
         value.truncate(length);
         Ok(XattrReply::Value(value))
     }
