@@ -68,10 +68,10 @@ impl AuditSink {
     /// When it cannot be written whole; from then on always.
     pub fn record(&self, event: &AuditEvent<'_>) -> Result<(), AuditError> {
         let written = self.append(event);
-        if let Err(error) = &written {
-            if !self.broken.replace(true) {
-                tracing::error!(%error, "the audit log is broken, egress stops");
-            }
+        if let Err(error) = &written
+            && !self.broken.replace(true)
+        {
+            tracing::error!(%error, "the audit log is broken, egress stops");
         }
         written
     }

@@ -128,10 +128,6 @@ impl CredentialSet {
         &self.credentials[index]
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &BoundCredential> {
-        self.credentials.iter()
-    }
-
     pub(crate) fn scanner(&self) -> &PlaceholderScanner {
         &self.scanner
     }

@@ -205,7 +205,7 @@ async fn pass_on<S: Duplex>(
     };
     match splice(&mut guest, &mut upstream, early, record.traffic(), None).await {
         SpliceEnd::Finished => FlowEnd::Finished,
-        SpliceEnd::Broken(_) | SpliceEnd::Placeholder => FlowEnd::Reset,
+        SpliceEnd::Broken | SpliceEnd::Placeholder => FlowEnd::Reset,
     }
 }
 
@@ -240,7 +240,7 @@ async fn pass_on_searched<S: Duplex>(
     .await
     {
         SpliceEnd::Finished => FlowEnd::Finished,
-        SpliceEnd::Broken(_) => FlowEnd::Reset,
+        SpliceEnd::Broken => FlowEnd::Reset,
         SpliceEnd::Placeholder => {
             record.denied(DenyReason::PlaceholderInClear);
             FlowEnd::Reset

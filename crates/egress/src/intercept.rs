@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -179,7 +179,7 @@ async fn serve_http1(guest: impl Duplex + 'static, exchange: Rc<Exchange>) -> Fl
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
             () = upstream.closed(), if !closing => {
                 closing = true;
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
         }
     };
@@ -252,7 +252,7 @@ async fn pass_on(mut guest: impl Duplex, early: Vec<u8>, tunnel: Tunnel) -> Flow
     };
     match splice(&mut guest, &mut upstream, early, record.traffic(), None).await {
         SpliceEnd::Finished => FlowEnd::Finished,
-        SpliceEnd::Broken(_) | SpliceEnd::Placeholder => FlowEnd::Reset,
+        SpliceEnd::Broken | SpliceEnd::Placeholder => FlowEnd::Reset,
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) enum SpliceEnd {
     /// Both directions came to their end.
     Finished,
     /// A side broke off.
-    Broken(io::Error),
+    Broken,
     /// The guest was about to send a placeholder in clear; the chunk that completes it was not passed on.
     Placeholder,
 }
@@ -83,7 +83,10 @@ pub(crate) async fn splice(
     });
     match ended.await {
         Ok(()) => SpliceEnd::Finished,
-        Err(Break::Io(error)) => SpliceEnd::Broken(error),
+        Err(Break::Io(error)) => {
+            tracing::debug!(%error, "a flow broke off");
+            SpliceEnd::Broken
+        }
         Err(Break::Placeholder) => SpliceEnd::Placeholder,
     }
 }
@@ -151,24 +154,12 @@ impl<'a> Direction<'a> {
         for _ in 0..READS_PER_TURN {
             ready!(self.poll_send_waiting(cx, to))?;
             match self.stage {
-                Stage::Copying => {}
+                Stage::Copying => ready!(self.poll_pass_on(cx, from, to))?,
                 Stage::Closing => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                     self.stage = Stage::Ended;
                 }
                 Stage::Ended => return Poll::Ready(Ok(())),
-            }
-            if self.stage == Stage::Copying {
-                match self.poll_pass_on(cx, from, to) {
-                    Poll::Ready(passed) => passed?,
-                    Poll::Pending => {
-                        if self.unflushed {
-                            ready!(Pin::new(to).poll_flush(cx))?;
-                            self.unflushed = false;
-                        }
-                        return Poll::Pending;
-                    }
-                }
             }
         }
         cx.waker().wake_by_ref();
@@ -184,7 +175,9 @@ impl<'a> Direction<'a> {
     ) -> Poll<Result<(), Break>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+            if Pin::new(from).poll_read(cx, &mut buffer)?.is_pending() {
+                return self.poll_flush(cx, to);
+            }
             let chunk = buffer.filled();
             if chunk.is_empty() {
                 self.stage = Stage::Closing;
@@ -204,6 +197,19 @@ impl<'a> Direction<'a> {
             self.sent = 0;
             Poll::Ready(Ok(()))
         })
+    }
+
+    /// Flushes while there is nothing to read; always pending.
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut impl Duplex,
+    ) -> Poll<Result<(), Break>> {
+        if self.unflushed {
+            ready!(Pin::new(to).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Pending
     }
 
     fn poll_send_waiting(

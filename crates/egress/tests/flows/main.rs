@@ -1,0 +1,12 @@
+//! The egress between a fake guest and a fake upstream: real TLS, real HTTP, in one process. What the upstream saw is
+//! the proof; what the guest asked for is not.
+
+#![forbid(unsafe_code)]
+
+mod denials;
+mod http;
+mod plain;
+mod rig;
+mod splice;
+mod streams;
+mod upstream;

@@ -1,0 +1,169 @@
+//! Bodies and upgraded connections: streamed without delay, with trailers, opaque.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::spawn_local;
+
+use crate::rig::{API, OAUTH_SECRET, get, with_rig};
+use crate::upstream::{Behaviour, Local};
+
+#[test]
+fn events_arrive_one_by_one_as_they_are_sent() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut client = rig.http1(API).await;
+        let started = Instant::now();
+        let response = client.send_request(get("/events", &[])).await.unwrap();
+        let mut body = response.into_body();
+        let mut arrivals = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let data = frame.unwrap().into_data().unwrap();
+            arrivals.push((String::from_utf8(data.to_vec()).unwrap(), started.elapsed()));
+        }
+        let texts: Vec<_> = arrivals.iter().map(|(text, _)| text.as_str()).collect();
+        assert_eq!(texts, ["data: 0\n\n", "data: 1\n\n", "data: 2\n\n"]);
+        assert!(
+            arrivals[0].1 + Duration::from_millis(80) < arrivals[2].1,
+            "{arrivals:?}"
+        );
+    });
+}
+
+#[test]
+fn large_bodies_pass_both_ways_and_are_counted() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut client = rig.http1(API).await;
+        let upload = Bytes::from(vec![b'u'; 3 << 20]);
+        let request = get("/big", &[]).map(|_| Full::new(upload.clone()));
+        let response = client.send_request(request).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body.len(), 1 << 20);
+        assert_eq!(rig.upstream.only_request().body, upload);
+        let line = rig.last_audit();
+        assert_eq!(line["bytes_up"], 3 << 20);
+        assert_eq!(line["bytes_down"], 1 << 20);
+    });
+}
+
+#[test]
+fn trailers_pass_both_ways_over_http2() {
+    with_rig(Behaviour::default(), async |rig| {
+        let stream = rig.tls(API, &["h2"]).await;
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(Local, TokioIo::new(stream))
+                .await
+                .unwrap();
+        spawn_local(connection);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sent", "7".parse().unwrap());
+        let body = Full::new(Bytes::from_static(b"grpc"))
+            .with_trailers(std::future::ready(Some(Ok(trailers))));
+        let request = get(&format!("https://{API}/trailers"), &[("te", "trailers")]);
+        let response = client.send_request(request.map(|_| body)).await.unwrap();
+        let received = response.into_body().collect().await.unwrap();
+        assert_eq!(received.trailers().unwrap()["x-sum"], "42");
+        assert_eq!(received.to_bytes(), "body");
+        let seen = rig.upstream.only_request();
+        assert_eq!(
+            (seen.header("te"), seen.body.as_ref()),
+            (Some("trailers"), &b"grpc"[..])
+        );
+        assert_eq!(seen.trailers.unwrap()["x-sent"], "7");
+    });
+}
+
+#[test]
+fn a_websocket_gets_its_token_in_the_upgrade_and_is_opaque_from_then_on() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut client = rig.http1(API).await;
+        let bearer = format!("Bearer {}", rig.oauth);
+        let request = get(
+            "/socket",
+            &[
+                ("authorization", bearer.as_str()),
+                ("connection", "keep-alive, Upgrade"),
+                ("upgrade", "websocket"),
+                ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ],
+        );
+        let mut response = client.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 101);
+        assert_eq!(response.headers()["upgrade"], "websocket");
+        let upgraded = hyper::upgrade::on(&mut response).await.unwrap();
+        let mut socket = TokioIo::new(upgraded);
+        let frame = format!("frame with {}", rig.oauth);
+        socket.write_all(frame.as_bytes()).await.unwrap();
+        let mut echo = vec![0; frame.len()];
+        socket.read_exact(&mut echo).await.unwrap();
+        assert_eq!(echo, frame.as_bytes());
+        let seen = rig.upstream.only_request();
+        assert_eq!(
+            seen.header("authorization"),
+            Some(format!("Bearer {OAUTH_SECRET}").as_str())
+        );
+        drop(socket);
+        while rig.audit().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let line = rig.last_audit();
+        assert_eq!(
+            (&line["status"], &line["path"]),
+            (&101.into(), &"/socket".into())
+        );
+        assert_eq!(line["bytes_up"], frame.len());
+    });
+}
+
+#[test]
+fn other_upgrades_are_not_passed_on() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut client = rig.http1(API).await;
+        let request = get(
+            "/",
+            &[
+                ("connection", "upgrade, http2-settings"),
+                ("upgrade", "h2c"),
+            ],
+        );
+        assert_eq!(client.send_request(request).await.unwrap().status(), 200);
+        assert_eq!(rig.upstream.only_request().header("upgrade"), None);
+    });
+}
+
+#[test]
+fn a_body_is_only_read_as_fast_as_the_upstream_takes_it() {
+    with_rig(Behaviour::default(), async |rig| {
+        let stream = rig.tls(API, &["http/1.1"]).await;
+        let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        spawn_local(connection);
+        let (frames, body) = crate::upstream::channel();
+        let request = get("/slow", &[]).map(|_| body);
+        let response = spawn_local(async move { client.send_request(request).await });
+        let mut accepted = 0;
+        let chunk = Bytes::from(vec![b'c'; 64 * 1024]);
+        for _ in 0..1024 {
+            let send = frames.send(Ok(Frame::data(chunk.clone())));
+            if tokio::time::timeout(Duration::from_millis(100), send)
+                .await
+                .is_err()
+            {
+                break;
+            }
+            accepted += chunk.len();
+        }
+        assert!(
+            accepted < 32 << 20,
+            "{accepted} bytes were taken for a stalled upstream"
+        );
+        rig.upstream.release.notify_one();
+        drop(frames);
+        assert_eq!(response.await.unwrap().unwrap().status(), 200);
+    });
+}

@@ -1,0 +1,297 @@
+//! A fake upstream: a TLS (or plain) HTTP server with its own authority that remembers every request.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::spawn_local;
+use tokio_rustls::TlsAcceptor;
+
+/// What arrived.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) version: Version,
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
+}
+
+impl Seen {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+/// A running fake upstream.
+#[derive(Clone)]
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    pub(crate) ca_pem: String,
+    pub(crate) seen: Rc<RefCell<Vec<Seen>>>,
+    pub(crate) connections: Rc<RefCell<usize>>,
+    /// Lets a request to `/slow` go on.
+    pub(crate) release: Rc<Notify>,
+}
+
+/// How it behaves.
+#[derive(Clone)]
+pub(crate) struct Behaviour {
+    pub(crate) names: Vec<String>,
+    pub(crate) alpn: Vec<&'static str>,
+    pub(crate) tls: bool,
+    pub(crate) expired: bool,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        let names = ["api.bound.test", "other.bound.test", "free.test"];
+        Self {
+            names: names.map(str::to_owned).to_vec(),
+            alpn: vec!["h2", "http/1.1"],
+            tls: true,
+            expired: false,
+        }
+    }
+}
+
+impl Upstream {
+    pub(crate) async fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ca_pem, config) = server_config(&behaviour);
+        let upstream = Self {
+            address: listener.local_addr().unwrap(),
+            ca_pem,
+            seen: Rc::default(),
+            connections: Rc::default(),
+            release: Rc::default(),
+        };
+        let server = upstream.clone();
+        let acceptor = behaviour.tls.then(|| TlsAcceptor::from(config));
+        spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                *server.connections.borrow_mut() += 1;
+                stream.set_nodelay(true).unwrap();
+                spawn_local(server.clone().serve(stream, acceptor.clone()));
+            }
+        });
+        upstream
+    }
+
+    pub(crate) fn only_request(&self) -> Seen {
+        let seen = self.seen.borrow();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        seen[0].clone()
+    }
+
+    async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+        let Some(acceptor) = acceptor else {
+            return self.serve_http1(stream).await;
+        };
+        let Ok(stream) = acceptor.accept(stream).await else {
+            return;
+        };
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            self.serve_http2(stream).await;
+        } else {
+            self.serve_http1(stream).await;
+        }
+    }
+
+    async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) {
+        let server = self.clone();
+        let service = service_fn(move |request| server.clone().answer(request));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service);
+        let _ended = connection.with_upgrades().await;
+    }
+
+    async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(&self, stream: S) {
+        let server = self.clone();
+        let service = service_fn(move |request| server.clone().answer(request));
+        let _ended = hyper::server::conn::http2::Builder::new(Local)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    }
+
+    async fn answer(
+        self,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
+        let path = request.uri().path().to_owned();
+        let upgrade = (path == "/socket").then(|| hyper::upgrade::on(&mut request));
+        let (head, body) = request.into_parts();
+        if path == "/slow" {
+            self.release.notified().await;
+        }
+        let body = body
+            .collect()
+            .await
+            .map(|body| (body.trailers().cloned(), body.to_bytes()));
+        let (trailers, body) = body.unwrap_or_default();
+        self.seen.borrow_mut().push(Seen {
+            version: head.version,
+            method: head.method.to_string(),
+            target: head
+                .uri
+                .path_and_query()
+                .map_or(String::new(), |target| target.to_string()),
+            headers: head.headers,
+            body,
+            trailers,
+        });
+        if let Some(upgrade) = upgrade {
+            spawn_local(async move { echo(TokioIo::new(upgrade.await.unwrap())).await });
+            let response = Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header("connection", "Upgrade")
+                .header("upgrade", "websocket");
+            return Ok(response.body(text("")).unwrap());
+        }
+        Ok(match path.as_str() {
+            "/events" => Response::new(events()),
+            "/trailers" => Response::builder()
+                .header("trailer", "x-sum")
+                .body(with_trailers())
+                .unwrap(),
+            "/close" => Response::builder()
+                .header("connection", "close")
+                .body(text("bye"))
+                .unwrap(),
+            "/big" => Response::new(text(&"x".repeat(1 << 20))),
+            "/hints" => Response::builder()
+                .header("alt-svc", "h3=\":443\"")
+                .body(text("hi"))
+                .unwrap(),
+            _ => Response::new(text("hello")),
+        })
+    }
+}
+
+fn text(text: &str) -> BoxBody<Bytes, Infallible> {
+    Full::new(Bytes::from(text.to_owned())).boxed()
+}
+
+/// Three events, each only when the one before has had time to be delivered.
+fn events() -> BoxBody<Bytes, Infallible> {
+    let (sender, receiver) = mpsc::channel(1);
+    spawn_local(async move {
+        for event in 0..3 {
+            let frame = Frame::data(Bytes::from(format!("data: {event}\n\n")));
+            if sender.send(Ok(frame)).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    channel_body(receiver)
+}
+
+fn with_trailers() -> BoxBody<Bytes, Infallible> {
+    let (sender, receiver) = mpsc::channel(2);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", "42".parse().unwrap());
+    sender
+        .try_send(Ok(Frame::data(Bytes::from_static(b"body"))))
+        .unwrap();
+    sender.try_send(Ok(Frame::trailers(trailers))).unwrap();
+    channel_body(receiver)
+}
+
+fn channel_body(receiver: Frames) -> BoxBody<Bytes, Infallible> {
+    BoxBody::new(ChannelBody(receiver))
+}
+
+/// A body that is sent through a channel of one frame.
+pub(crate) fn channel() -> (
+    mpsc::Sender<Result<Frame<Bytes>, Infallible>>,
+    BoxBody<Bytes, Infallible>,
+) {
+    let (sender, receiver) = mpsc::channel(1);
+    (sender, channel_body(receiver))
+}
+
+type Frames = mpsc::Receiver<Result<Frame<Bytes>, Infallible>>;
+
+/// A body whose frames come from a task.
+struct ChannelBody(Frames);
+
+impl hyper::body::Body for ChannelBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut buffer = [0; 1024];
+    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+        stream.write_all(&buffer[..length]).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+}
+
+/// Runs helper futures on the test's `LocalSet`.
+#[derive(Clone)]
+pub(crate) struct Local;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        drop(spawn_local(async move { drop(future.await) }));
+    }
+}
+
+fn server_config(behaviour: &Behaviour) -> (String, Arc<ServerConfig>) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(behaviour.names.clone()).unwrap();
+    if behaviour.expired {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    }
+    let leaf = params.signed_by(&key, &issuer).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = behaviour
+        .alpn
+        .iter()
+        .map(|name| name.as_bytes().to_vec())
+        .collect();
+    (ca_pem, Arc::new(config))
+}
+
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
