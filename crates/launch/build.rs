@@ -16,18 +16,37 @@ fn main() {
         None => build_guest(),
     };
     println!("cargo::rerun-if-changed={}", binary.display());
-    println!("cargo::rustc-env=AGENT_VM_GUEST_BINARY={}", binary.display());
+    println!(
+        "cargo::rustc-env=AGENT_VM_GUEST_BINARY={}",
+        binary.display()
+    );
 }
 
 fn build_guest() -> PathBuf {
     let workspace = workspace_root();
-    for watched in ["crates/guest", "crates/protocol", "Cargo.lock", "Cargo.toml"] {
-        println!("cargo::rerun-if-changed={}", workspace.join(watched).display());
+    for watched in [
+        "crates/guest",
+        "crates/protocol",
+        "Cargo.lock",
+        "Cargo.toml",
+    ] {
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(watched).display()
+        );
     }
     let target_dir = guest_target_dir();
     let status = Command::new(variable("CARGO"))
         .current_dir(&workspace)
-        .args(["build", "--quiet", "--locked", "--package", "agent-vm-guest", "--profile", "guest"])
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--package",
+            "agent-vm-guest",
+            "--profile",
+            "guest",
+        ])
         .args(["--target", TARGET, "--target-dir"])
         .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
@@ -44,12 +63,19 @@ fn build_guest() -> PathBuf {
 /// `OUT_DIR` is TARGET/PROFILE/build/PACKAGE/out; the guest goes to TARGET/guest.
 fn guest_target_dir() -> PathBuf {
     let out = PathBuf::from(variable("OUT_DIR"));
-    out.ancestors().nth(4).expect("OUT_DIR lies in a target directory").join("guest")
+    out.ancestors()
+        .nth(4)
+        .expect("OUT_DIR lies in a target directory")
+        .join("guest")
 }
 
 fn workspace_root() -> PathBuf {
     let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
-    manifest.ancestors().nth(2).map(Path::to_path_buf).expect("the crate lies in crates/launch")
+    manifest
+        .ancestors()
+        .nth(2)
+        .map(Path::to_path_buf)
+        .expect("the crate lies in crates/launch")
 }
 
 fn variable(name: &str) -> String {

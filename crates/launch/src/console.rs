@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
 
 /// How much of the console is kept.
 const KEPT_BYTES: usize = 64 * 1024;
@@ -27,20 +28,15 @@ impl Console {
     /// # Errors
     /// When the pipe cannot be watched.
     pub async fn follow(self, pipe: OwnedFd, seen: impl Fn(&[u8])) -> std::io::Result<()> {
-        rustix::io::ioctl_fionbio(&pipe, true)?;
-        let pipe = AsyncFd::new(pipe)?;
+        let mut pipe = Receiver::from_owned_fd(pipe)?;
         let mut buffer = [0_u8; 8192];
         loop {
-            let mut ready = pipe.readable().await?;
-            match ready.try_io(|pipe| rustix::io::read(pipe, &mut buffer).map_err(Into::into)) {
-                Ok(Ok(0)) => return Ok(()),
-                Ok(Ok(count)) => {
-                    seen(&buffer[..count]);
-                    self.keep(&buffer[..count]);
-                }
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
+            let count = pipe.read(&mut buffer).await?;
+            if count == 0 {
+                return Ok(());
             }
+            seen(&buffer[..count]);
+            self.keep(&buffer[..count]);
         }
     }
 
@@ -56,7 +52,12 @@ impl Console {
     pub fn last_lines(&self) -> Vec<String> {
         let kept: Vec<u8> = self.0.borrow().iter().copied().collect();
         let text = String::from_utf8_lossy(&kept);
-        let lines: Vec<String> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(shown).collect();
+        let lines: Vec<String> = text
+            .lines()
+            .map(str::trim_end)
+            .filter(|line| !line.is_empty())
+            .map(shown)
+            .collect();
         lines[lines.len().saturating_sub(SHOWN_LINES)..].to_vec()
     }
 
@@ -71,7 +72,13 @@ impl Console {
 }
 
 fn shown(line: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().collect()
+        } else {
+            c.to_string()
+        }
+    };
     line.chars().take(SHOWN_LINE_CHARS).map(escape).collect()
 }
 
@@ -88,13 +95,18 @@ mod tests {
         for number in 0..20_000 {
             console.keep(format!("line {number}\n").as_bytes());
         }
-        writer.write_all(b"[ 1.0] Kernel panic - not syncing: \x1b[31mno init\r\nlast\n").unwrap();
+        writer
+            .write_all(b"[ 1.0] Kernel panic - not syncing: \x1b[31mno init\r\nlast\n")
+            .unwrap();
         drop(writer);
         console.clone().follow(reader, |_| {}).await.unwrap();
         let lines = console.last_lines();
         assert_eq!(lines.len(), SHOWN_LINES);
         assert_eq!(lines.last().map(String::as_str), Some("last"));
-        assert_eq!(console.panic_reason().as_deref(), Some("\\u{1b}[31mno init"));
+        assert_eq!(
+            console.panic_reason().as_deref(),
+            Some("\\u{1b}[31mno init")
+        );
         assert!(console.0.borrow().len() <= KEPT_BYTES);
     }
 }

@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use agent_vm_gateway::LinkAddresses;
 use agent_vm_image::Image;
 use agent_vm_protocol::{
-    Access, Boot, BootFile, GuestPath, GuestPathError, Ipv4Config, Ipv6Config, Network, Root, Share, ShareKind, Upper,
+    Access, Boot, BootFile, GuestPath, GuestPathError, Ipv4Config, Ipv6Config, Network, Root,
+    Share, ShareKind, Upper,
 };
 
 use crate::plan::Plan;
@@ -35,8 +36,10 @@ pub struct GuestPathInvalid {
 }
 
 pub(crate) fn guest_path(path: &Path) -> Result<GuestPath, GuestPathInvalid> {
-    GuestPath::new(path.as_os_str().as_bytes())
-        .map_err(|source| GuestPathInvalid { path: path.to_string_lossy().into_owned(), source })
+    GuestPath::new(path.as_os_str().as_bytes()).map_err(|source| GuestPathInvalid {
+        path: path.to_string_lossy().into_owned(),
+        source,
+    })
 }
 
 /// Everything about the machine that belongs to this launch.
@@ -47,8 +50,17 @@ pub(crate) fn boot(
     link: (&LinkAddresses, u16),
     ca_pem: &str,
 ) -> Result<Boot, GuestPathInvalid> {
-    let shares = plan.mounts.iter().enumerate().map(share).collect::<Result<_, _>>()?;
-    let files = request.program.files.iter().chain(&request.credentials.guest_files);
+    let shares = plan
+        .mounts
+        .iter()
+        .enumerate()
+        .map(share)
+        .collect::<Result<_, _>>()?;
+    let files = request
+        .program
+        .files
+        .iter()
+        .chain(&request.credentials.guest_files);
     let files = files
         .map(|file| {
             Ok(BootFile {
@@ -60,9 +72,14 @@ pub(crate) fn boot(
             })
         })
         .collect::<Result<_, _>>()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Ok(Boot {
-        root: Root { layers: u16::try_from(image.layers.len()).unwrap_or(u16::MAX), upper: Upper::Disk },
+        root: Root {
+            layers: u16::try_from(image.layers.len()).unwrap_or(u16::MAX),
+            upper: Upper::Disk,
+        },
         shares,
         network: Some(network(link)),
         hostname: "agent-vm".to_owned(),
@@ -110,9 +127,22 @@ fn network((addresses, mtu): (&LinkAddresses, u16)) -> Network {
 /// The program's environment: the image's, then what every guest has, then the placeholders, then what was asked for.
 pub(crate) fn environment(request: &LaunchRequest, image: &Image) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut variables: BTreeMap<&str, &str> = BTreeMap::from([("PATH", DEFAULT_PATH)]);
-    variables.extend(image.config.env.iter().filter_map(|entry| entry.split_once('=')));
+    variables.extend(
+        image
+            .config
+            .env
+            .iter()
+            .filter_map(|entry| entry.split_once('=')),
+    );
     variables.extend([("HOME", GUEST_HOME), ("NODE_EXTRA_CA_CERTS", GUEST_CA_PATH)]);
-    let given = request.credentials.guest_env.iter().chain(&request.program.env);
+    let given = request
+        .credentials
+        .guest_env
+        .iter()
+        .chain(&request.program.env);
     variables.extend(given.map(|(name, value)| (name.as_str(), value.as_str())));
-    variables.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
+    variables
+        .into_iter()
+        .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
+        .collect()
 }

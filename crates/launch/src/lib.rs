@@ -1,1 +1,33 @@
 //! One launch as typed steps.
+//!
+//! `Resolved` (image known, plan made) → `Prepared` (all parts opened) → `Booting` (machine runs) → attached → the exit
+//! code. Each step is a type that owns what it made; dropping one undoes it. Nothing here prints, exits, or reads the
+//! environment: a [`LaunchObserver`] is told what happens.
+
+#![forbid(unsafe_code)]
+
+mod boot;
+mod console;
+mod event;
+mod guest_program;
+mod guest_view;
+mod machine;
+mod network;
+mod phases;
+mod plan;
+mod prepare;
+mod request;
+mod resolve;
+
+pub use boot::{BootError, Booting};
+pub use event::{LaunchEvent, LaunchObserver};
+pub use guest_view::GuestPathInvalid;
+pub use machine::MachineEnded;
+pub use phases::{Phase, Phases};
+pub use plan::{Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram};
+pub use prepare::{PrepareError, Prepared};
+pub use request::{
+    Diagnostics, ImageSource, LaunchRequest, Machine as MachineSize, Mount, NetworkSettings,
+    Origin, PolicyPreset, Program, ResolveOverride, ShareAccess, ShareKind, Streams,
+};
+pub use resolve::{IMAGE_API_VERSION, ResolveError, Resolved};

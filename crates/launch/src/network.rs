@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use agent_vm_egress::{ConnectRequest, DeniedPacket, Egress, FlowEnd, OpenError, OpenFlow, PacketProtocol};
+use agent_vm_egress::{
+    ConnectRequest, DeniedPacket, Egress, FlowEnd, OpenError, OpenFlow, PacketProtocol,
+};
 use agent_vm_gateway::{
-    Denied, DenyReason as GatewayReason, FlowHandler, FlowRefusal, FlowRequest, GuestStream, LocalBoxFuture, OpenedFlow,
-    Transport,
+    Denied, DenyReason as GatewayReason, FlowHandler, FlowRefusal, FlowRequest, GuestStream,
+    LocalBoxFuture, OpenedFlow, Transport,
 };
 use agent_vm_policy::{AddressClass, DenyReason, HostName, classify};
 
@@ -28,8 +30,16 @@ impl FlowHandler for EgressHandler {
     ) -> LocalBoxFuture<'static, Result<Box<dyn OpenedFlow>, FlowRefusal>> {
         Box::pin(async move {
             // A name that is no host name was never answered with an address by us; it decides nothing.
-            let names = request.names.iter().filter_map(|name| HostName::parse(name).ok()).collect();
-            let request = ConnectRequest { names, address: request.address, port: request.port };
+            let names = request
+                .names
+                .iter()
+                .filter_map(|name| HostName::parse(name).ok())
+                .collect();
+            let request = ConnectRequest {
+                names,
+                address: request.address,
+                port: request.port,
+            };
             match self.egress.open(request).await {
                 Ok(flow) => Ok(Box::new(EgressFlow(flow)) as Box<dyn OpenedFlow>),
                 Err(error) => Err(refusal(&error)),
@@ -84,7 +94,9 @@ impl OpenedFlow for EgressFlow {
 fn reason(reason: GatewayReason, destination: IpAddr) -> DenyReason {
     match reason {
         GatewayReason::OtherDnsServer => DenyReason::ForeignDnsServer,
-        GatewayReason::Destination | GatewayReason::Rebinding => DenyReason::Address(classify(destination)),
+        GatewayReason::Destination | GatewayReason::Rebinding => {
+            DenyReason::Address(classify(destination))
+        }
         GatewayReason::Quic
         | GatewayReason::Udp
         | GatewayReason::Icmp

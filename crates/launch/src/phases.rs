@@ -26,7 +26,10 @@ impl Phases {
     /// Starts the clock at a moment in the past: when the process began.
     #[must_use]
     pub fn since(started: Instant) -> Self {
-        Self { cut: started, done: Vec::new() }
+        Self {
+            cut: started,
+            done: Vec::new(),
+        }
     }
 
     /// Ends the running part under this name and begins the next.
@@ -64,7 +67,11 @@ mod tests {
         for (name, moment) in [("a", 10), ("b", 25), ("late", 20), ("c", 40)] {
             phases.cut_at(name, at(moment));
         }
-        let lengths: Vec<u128> = phases.done().iter().map(|phase| phase.took.as_millis()).collect();
+        let lengths: Vec<u128> = phases
+            .done()
+            .iter()
+            .map(|phase| phase.took.as_millis())
+            .collect();
         assert_eq!(lengths, [10, 15, 0, 15]);
     }
 }

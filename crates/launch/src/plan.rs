@@ -94,7 +94,11 @@ impl Plan {
             .files
             .iter()
             .chain(&request.credentials.guest_files);
-        let env = request.credentials.guest_env.iter().chain(&request.program.env);
+        let env = request
+            .credentials
+            .guest_env
+            .iter()
+            .chain(&request.program.env);
         Self {
             program: PlannedProgram {
                 agent: request.program.agent.clone(),

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use agent_vm_credentials::Credential;
 use agent_vm_egress::{
-    AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule, HeaderRuleError,
-    ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
+    AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule,
+    HeaderRuleError, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
 };
 use agent_vm_image::DiskError;
 use agent_vm_policy::Policy;
@@ -76,9 +76,20 @@ impl Resolved {
         let session = SessionDirectory::create(&self.request.directories)?;
         let disks = disks(&self, &session)?;
         let shares = shares(&self.plan)?;
-        let kernel = open("the guest kernel", &self.request.machine.kernel, OFlags::RDONLY)?;
+        let kernel = open(
+            "the guest kernel",
+            &self.request.machine.kernel,
+            OFlags::RDONLY,
+        )?;
         let egress = egress(&self.request, &session)?;
-        Ok(Prepared { resolved: self, session, disks, shares, kernel, egress })
+        Ok(Prepared {
+            resolved: self,
+            session,
+            disks,
+            shares,
+            kernel,
+            egress,
+        })
     }
 }
 
@@ -87,11 +98,19 @@ fn disks(resolved: &Resolved, session: &SessionDirectory) -> Result<Vec<vmm::Dis
     let mut disks = Vec::with_capacity(resolved.image.layers.len() + 1);
     for layer in &resolved.image.layers {
         let image = open("the image layer", layer, OFlags::RDONLY)?;
-        disks.push(vmm::Disk { image, access: vmm::Access::ReadOnly });
+        disks.push(vmm::Disk {
+            image,
+            access: vmm::Access::ReadOnly,
+        });
     }
     let path = session.path().join("disk.ext4");
-    let disk = resolved.store.writable_disk(&path, resolved.request.machine.disk_bytes)?;
-    disks.push(vmm::Disk { image: disk.into(), access: vmm::Access::ReadWrite });
+    let disk = resolved
+        .store
+        .writable_disk(&path, resolved.request.machine.disk_bytes)?;
+    disks.push(vmm::Disk {
+        image: disk.into(),
+        access: vmm::Access::ReadWrite,
+    });
     Ok(disks)
 }
 
@@ -102,16 +121,26 @@ fn shares(plan: &Plan) -> Result<Vec<vmm::Share>, PrepareError> {
             ShareAccess::ReadOnly => vmm::Access::ReadOnly,
             ShareAccess::ReadWrite => vmm::Access::ReadWrite,
         };
-        Ok(vmm::Share { root, access, protected: Vec::new() })
+        Ok(vmm::Share {
+            root,
+            access,
+            protected: Vec::new(),
+        })
     };
     plan.mounts.iter().map(share).collect()
 }
 
-fn open(role: &'static str, path: &std::path::Path, flags: OFlags) -> Result<OwnedFd, PrepareError> {
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|error| PrepareError::Open {
-        role,
-        path: path.to_owned(),
-        source: error.into(),
+fn open(
+    role: &'static str,
+    path: &std::path::Path,
+    flags: OFlags,
+) -> Result<OwnedFd, PrepareError> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|error| {
+        PrepareError::Open {
+            role,
+            path: path.to_owned(),
+            source: error.into(),
+        }
     })
 }
 
@@ -128,15 +157,24 @@ fn egress(request: &LaunchRequest, session: &SessionDirectory) -> Result<Egress,
         policy: Policy::public(),
         credentials: credentials.iter().map(bound).collect::<Result<_, _>>()?,
         secrets: Rc::new(HostSecrets(credentials.clone())),
-        roots: UpstreamRoots { extra_pem: if extra_pem.is_empty() { Vec::new() } else { vec![extra_pem] } },
+        roots: UpstreamRoots {
+            extra_pem: if extra_pem.is_empty() {
+                Vec::new()
+            } else {
+                vec![extra_pem]
+            },
+        },
         overrides: overrides.collect(),
         audit: AuditSink::open(&request.directories.audit_log())?,
     })?)
 }
 
 fn bound(credential: &Credential) -> Result<BoundCredential, PrepareError> {
-    let header = HeaderRule::parse(&credential.header.name)
-        .map_err(|source| PrepareError::Header { name: credential.name.clone(), source })?;
+    let header =
+        HeaderRule::parse(&credential.header.name).map_err(|source| PrepareError::Header {
+            name: credential.name.clone(),
+            source,
+        })?;
     Ok(BoundCredential {
         name: credential.name.clone(),
         placeholder: credential.placeholder.clone(),
@@ -153,6 +191,8 @@ impl SecretSource for HostSecrets {
         let found = self.0.iter().find(|known| known.name == credential);
         found
             .map(|known| known.secret.clone())
-            .ok_or_else(|| SecretUnavailable { credential: credential.to_owned() })
+            .ok_or_else(|| SecretUnavailable {
+                credential: credential.to_owned(),
+            })
     }
 }

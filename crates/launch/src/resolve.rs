@@ -65,19 +65,33 @@ impl Resolved {
     /// When it is not there or does not fit.
     pub fn new(request: LaunchRequest) -> Result<Self, ResolveError> {
         let text = &request.image.reference;
-        let reference = Reference::parse(text)
-            .map_err(|source| ResolveError::Reference { reference: text.clone(), source })?;
+        let reference: Reference = text.parse().map_err(|source| ResolveError::Reference {
+            reference: text.clone(),
+            source,
+        })?;
         let path = &request.image.store;
-        let unusable = |source| ResolveError::Store { path: path.clone(), source };
+        let unusable = |source| ResolveError::Store {
+            path: path.clone(),
+            source,
+        };
         let store = Store::open(path).map_err(unusable)?;
         let image = store.image(&reference).map_err(unusable)?;
         let Some(image) = image else {
-            return Err(ResolveError::NotPulled { reference: reference.to_string() });
+            return Err(ResolveError::NotPulled {
+                reference: reference.to_string(),
+            });
         };
-        check_api(&image, IMAGE_API_VERSION)
-            .map_err(|source| ResolveError::Api { reference: reference.to_string(), source })?;
+        check_api(&image, IMAGE_API_VERSION).map_err(|source| ResolveError::Api {
+            reference: reference.to_string(),
+            source,
+        })?;
         let plan = Plan::new(&request, Some(image.digest.to_string()));
-        Ok(Self { request, plan, store, image })
+        Ok(Self {
+            request,
+            plan,
+            store,
+            image,
+        })
     }
 
     /// What will be enforced.

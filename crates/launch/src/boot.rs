@@ -1,0 +1,189 @@
+//! Third step: the network runs, the virtual machine runs, the guest has its mounts and says it is ready.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use agent_vm_egress::Egress;
+use agent_vm_gateway::{Gateway, GatewayConfig, GatewayError, HostResolver};
+use agent_vm_protocol::Boot;
+use agent_vm_state::SessionDirectory;
+use agent_vm_vmm::{GuestOwner, SpawnError, VmSpec};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use crate::console::Console;
+use crate::event::{LaunchEvent, LaunchObserver};
+use crate::guest_view::{GuestPathInvalid, boot};
+use crate::machine::Machine;
+use crate::network::EgressHandler;
+use crate::prepare::Prepared;
+use crate::request::LaunchRequest;
+use crate::{guest_program, guest_view};
+
+/// A virtual machine whose guest has not been spoken to yet.
+pub struct Booting {
+    pub(crate) prepared: Parts,
+    pub(crate) machine: Machine,
+    pub(crate) control: UnixStream,
+    pub(crate) boot: Boot,
+    /// Ends the network and the console with the launch.
+    pub(crate) services: JoinSet<()>,
+}
+
+/// What outlives the boot.
+pub(crate) struct Parts {
+    pub(crate) request: LaunchRequest,
+    pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) _session: SessionDirectory,
+}
+
+/// Why the machine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The system gives no descriptors.
+    #[error("cannot make the connections of the virtual machine")]
+    Descriptors(#[source] std::io::Error),
+    /// The guest's network cannot be served.
+    #[error("cannot serve the guest's network")]
+    Gateway(#[from] GatewayError),
+    /// A path cannot be one in the guest.
+    #[error("the guest cannot be described")]
+    Path(#[from] GuestPathInvalid),
+    /// The VMM process cannot be started.
+    #[error("cannot start the virtual machine")]
+    Spawn(#[from] SpawnError),
+}
+
+impl Prepared {
+    /// Starts network and machine. Needs a current-thread runtime and a `LocalSet`.
+    ///
+    /// # Errors
+    /// When one cannot be started; what was started is ended.
+    pub fn boot(self, observer: &Rc<dyn LaunchObserver>) -> Result<Booting, BootError> {
+        let Self {
+            resolved,
+            session,
+            disks,
+            shares,
+            kernel,
+            egress,
+        } = self;
+        let request = resolved.request;
+        let config = gateway_config(&request);
+        let link = (&config.addresses, config.mtu);
+        let boot = boot(
+            &request,
+            &resolved.plan,
+            &resolved.image,
+            link,
+            egress.ca_pem(),
+        )?;
+        let environment = guest_view::environment(&request, &resolved.image);
+
+        let mut services = JoinSet::new();
+        let network = pair(SocketType::SEQPACKET)?;
+        serve_network(&mut services, config, network.0, egress)?;
+        let (console, console_writer) = follow_console(&mut services, observer)?;
+        let control = pair(SocketType::STREAM)?;
+        let init = guest_program::sealed().map_err(BootError::Descriptors)?;
+        let vm = agent_vm_vmm::spawn(VmSpec {
+            vcpus: request.machine.vcpus,
+            memory_mib: request.machine.memory_mib,
+            kernel,
+            init,
+            disks,
+            shares,
+            network: network.1,
+            control: control.1,
+            console: console_writer,
+            owner: GuestOwner { uid: 0, gid: 0 },
+        })?;
+        let machine = Machine::new(vm, console).map_err(BootError::Descriptors)?;
+        let control = control_stream(control.0).map_err(BootError::Descriptors)?;
+        let prepared = Parts {
+            request,
+            environment,
+            _session: session,
+        };
+        Ok(Booting {
+            prepared,
+            machine,
+            control,
+            boot,
+            services,
+        })
+    }
+}
+
+/// The gateway of a launch.
+pub(crate) fn gateway_config(request: &LaunchRequest) -> GatewayConfig {
+    let overridden = request
+        .network
+        .resolve
+        .iter()
+        .map(|given| given.host.to_string());
+    GatewayConfig {
+        overridden_names: overridden.collect(),
+        ..GatewayConfig::default()
+    }
+}
+
+/// Runs the gateway and, behind it, the egress on this end of the guest's link.
+///
+/// # Errors
+/// When the link is not usable.
+pub(crate) fn serve_network(
+    services: &mut JoinSet<()>,
+    config: GatewayConfig,
+    link: OwnedFd,
+    egress: Egress,
+) -> Result<(), GatewayError> {
+    let text = |path| fs_err::read_to_string(path).unwrap_or_default();
+    let resolver = HostResolver::new(&text("/etc/resolv.conf"), &text("/etc/hosts"));
+    let gateway = Gateway::new(
+        config,
+        link,
+        Rc::new(EgressHandler::new(egress)),
+        Rc::new(resolver),
+    )?;
+    services.spawn_local(async move {
+        if let Err(error) = gateway.run().await {
+            // Fails closed: without a gateway nothing of the guest leaves.
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the guest's network ended"
+            );
+        }
+    });
+    Ok(())
+}
+
+fn follow_console(
+    services: &mut JoinSet<()>,
+    observer: &Rc<dyn LaunchObserver>,
+) -> Result<(Console, OwnedFd), BootError> {
+    let (reader, writer) =
+        pipe_with(PipeFlags::CLOEXEC).map_err(|error| BootError::Descriptors(error.into()))?;
+    let (console, observer) = (Console::default(), Rc::clone(observer));
+    let follower = console.clone();
+    services.spawn_local(async move {
+        let seen = |bytes: &[u8]| observer.event(LaunchEvent::Console(bytes));
+        if let Err(error) = follower.follow(reader, seen).await {
+            tracing::warn!(%error, "the guest's console cannot be read");
+        }
+    });
+    Ok((console, writer))
+}
+
+fn pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), BootError> {
+    let made = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+    made.map_err(|error| BootError::Descriptors(error.into()))
+}
+
+fn control_stream(descriptor: OwnedFd) -> std::io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(descriptor);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
