@@ -38,7 +38,7 @@ pub(crate) struct FlowKey {
 pub(crate) struct Shared {
     dirty: RefCell<VecDeque<Rc<Flow>>>,
     gateway: RefCell<Option<Waker>>,
-    pool: RefCell<Vec<Box<Stack>>>,
+    pool: RefCell<Vec<Stack>>,
     backlog: Cell<usize>,
     mtu: u16,
 }
@@ -118,7 +118,7 @@ impl std::fmt::Debug for Stack {
 }
 
 impl Stack {
-    fn new(device: &mut FlowDevice<'_>, now: Instant) -> Box<Self> {
+    fn new(device: &mut FlowDevice<'_>, now: Instant) -> Self {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = getrandom::u64().unwrap_or_default();
         let interface = Interface::new(config, device, now);
@@ -128,11 +128,11 @@ impl Stack {
         );
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Box::new(Self {
+        Self {
             interface,
             sockets,
             handle,
-        })
+        }
     }
 
     fn listen(&mut self, local: SocketAddr) -> Result<(), smoltcp::socket::tcp::ListenError> {
@@ -209,7 +209,7 @@ pub(crate) struct Flow {
 /// What a connection holds.
 #[derive(Debug)]
 pub(crate) struct FlowState {
-    stack: Option<Box<Stack>>,
+    stack: Option<Stack>,
     mss: usize,
     /// Sequence number of the next byte the stream will read.
     read_sequence: u32,
@@ -252,7 +252,7 @@ impl Flow {
         stack.listen(key.remote).ok()?;
         let Stack {
             interface, sockets, ..
-        } = &mut *stack;
+        } = &mut stack;
         interface.poll_ingress_single(now, &mut device, sockets);
         if stack.socket().state() != State::SynReceived {
             return None;
@@ -317,7 +317,7 @@ impl Flow {
         };
         let Stack {
             interface, sockets, ..
-        } = &mut **stack;
+        } = stack;
         interface.poll_ingress_single(now, &mut device, sockets);
         if stack.socket().state() == State::Listen {
             // A RST before the handshake was done sent the socket back to where it began.
@@ -345,7 +345,7 @@ impl Flow {
         };
         let Stack {
             interface, sockets, ..
-        } = &mut **stack;
+        } = stack;
         while interface.poll_egress(now, &mut device, sockets) == PollResult::SocketStateChanged {}
         let blocked = device.burst == 0 || !device.transmitter.link.is_clear();
         let due = interface.poll_at(now, sockets);

@@ -71,8 +71,13 @@ impl Link {
             let _ = sockopt::set_socket_send_buffer_size(&fd, SOCKET_BUFFER);
             let _ = sockopt::set_socket_recv_buffer_size(&fd, SOCKET_BUFFER);
         }
+        #[expect(
+            deprecated,
+            reason = "an OwnedFd always names its own open descriptor, which is what the unsafe successor asks for"
+        )]
+        let fd = AsyncFd::new(fd)?;
         Ok(Self {
-            fd: AsyncFd::register(fd)?,
+            fd,
             kind,
             queue: VecDeque::new(),
             counters: LinkCounters::default(),

@@ -65,9 +65,7 @@ impl Timers {
             if timer.is_live() && timer.at > now {
                 return None;
             }
-            let Some(Reverse(timer)) = self.heap.pop() else {
-                return None;
-            };
+            let Reverse(timer) = self.heap.pop()?;
             if timer.is_live()
                 && let Some(flow) = timer.flow.upgrade()
             {
@@ -81,11 +79,6 @@ impl Timers {
     /// When the next turn is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse(timer)| timer.at)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.heap.len()
     }
 }
 

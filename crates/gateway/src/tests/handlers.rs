@@ -1,0 +1,186 @@
+//! What the test's flows meet: a service by port number, and names by a table.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    Answer, Denied, DnsFailure, Family, FlowHandler, FlowRefusal, FlowRequest, GuestStream,
+    LocalBoxFuture, OpenedFlow, Resolver,
+};
+
+pub(crate) const ECHO: u16 = 7;
+pub(crate) const REFUSED: u16 = 101;
+pub(crate) const UNREACHABLE: u16 = 102;
+pub(crate) const TIMED_OUT: u16 = 103;
+pub(crate) const DENIED: u16 = 104;
+/// Answers after ten seconds.
+pub(crate) const SLOW_DIAL: u16 = 105;
+pub(crate) const PANICS: u16 = 106;
+/// Sends [`pattern`] bytes, as many as the guest's first line says, then shuts down and reads to the end.
+pub(crate) const SOURCE: u16 = 201;
+/// Reads to the end, then answers with how many bytes were right.
+pub(crate) const SINK: u16 = 202;
+/// Shuts down first, then echoes what it read as the session's record.
+pub(crate) const SHUTS_FIRST: u16 = 203;
+/// Reads one byte and drops the stream.
+pub(crate) const DROPS: u16 = 204;
+/// Greets before the guest says anything.
+pub(crate) const GREETS: u16 = 205;
+/// As [`SINK`], a little at a time with pauses.
+pub(crate) const SLOW_SINK: u16 = 206;
+/// Never reads, never writes, never ends.
+pub(crate) const STUCK: u16 = 207;
+
+/// The bytes every bulk transfer consists of.
+pub(crate) fn pattern(from: usize, len: usize) -> Vec<u8> {
+    (from..from + len).map(byte).collect()
+}
+
+pub(crate) fn byte(at: usize) -> u8 {
+    ((at * 31) ^ (at >> 9) ^ (at >> 17)) as u8
+}
+
+#[derive(Default)]
+pub(crate) struct TestHandler {
+    pub(crate) requests: RefCell<Vec<FlowRequest>>,
+    pub(crate) denied: RefCell<Vec<Denied>>,
+    pub(crate) names: RefCell<HashMap<String, Vec<IpAddr>>>,
+    pub(crate) asked: RefCell<Vec<(String, Family)>>,
+    /// What services saw, in words.
+    pub(crate) record: Rc<RefCell<Vec<String>>>,
+}
+
+impl FlowHandler for TestHandler {
+    fn open(
+        self: Rc<Self>,
+        request: FlowRequest,
+    ) -> LocalBoxFuture<'static, Result<Box<dyn OpenedFlow>, FlowRefusal>> {
+        let port = request.port;
+        self.requests.borrow_mut().push(request);
+        Box::pin(async move {
+            match port {
+                REFUSED => return Err(FlowRefusal::Refused),
+                UNREACHABLE => return Err(FlowRefusal::Unreachable),
+                TIMED_OUT => {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    return Err(FlowRefusal::TimedOut);
+                }
+                DENIED => return Err(FlowRefusal::Denied),
+                SLOW_DIAL => tokio::time::sleep(Duration::from_secs(10)).await,
+                PANICS => panic!("on purpose"),
+                _ => tokio::task::yield_now().await,
+            }
+            let record = Rc::clone(&self.record);
+            Ok(Box::new(Service { port, record }) as Box<dyn OpenedFlow>)
+        })
+    }
+
+    fn address_allowed(&self, _name: &str, address: IpAddr) -> bool {
+        !address.is_loopback()
+    }
+
+    fn denied(&self, denied: Denied) {
+        self.denied.borrow_mut().push(denied);
+    }
+}
+
+impl Resolver for TestHandler {
+    fn resolve(
+        &self,
+        name: &str,
+        family: Family,
+    ) -> LocalBoxFuture<'static, Result<Answer, DnsFailure>> {
+        self.asked.borrow_mut().push((name.to_owned(), family));
+        let known = self.names.borrow().get(name).cloned();
+        Box::pin(async move {
+            Ok(Answer {
+                addresses: known.ok_or(DnsFailure::NoSuchName)?,
+                ttl: Duration::from_secs(30),
+            })
+        })
+    }
+}
+
+struct Service {
+    port: u16,
+    record: Rc<RefCell<Vec<String>>>,
+}
+
+impl OpenedFlow for Service {
+    fn serve(self: Box<Self>, guest: GuestStream) -> LocalBoxFuture<'static, ()> {
+        let record = Rc::clone(&self.record);
+        Box::pin(async move {
+            let result = serve(self.port, guest, &record).await;
+            if let Err(error) = result {
+                record.borrow_mut().push(format!("{:?}", error.kind()));
+            }
+        })
+    }
+}
+
+async fn serve(
+    port: u16,
+    mut guest: GuestStream,
+    record: &RefCell<Vec<String>>,
+) -> std::io::Result<()> {
+    match port {
+        SOURCE => {
+            let len = usize::try_from(guest.read_u32().await?).unwrap();
+            let mut sent = 0;
+            while sent < len {
+                let part = pattern(sent, (len - sent).min(100_000));
+                guest.write_all(&part).await?;
+                sent += part.len();
+            }
+            guest.shutdown().await?;
+            let mut rest = Vec::new();
+            guest.read_to_end(&mut rest).await?;
+        }
+        SINK | SLOW_SINK => {
+            let mut right = 0_usize;
+            let mut buffer = vec![0; if port == SINK { 1 << 17 } else { 50_000 }];
+            loop {
+                let len = guest.read(&mut buffer).await?;
+                if len == 0 {
+                    break;
+                }
+                let good = buffer[..len].iter().zip(right..);
+                right += good.take_while(|(byte_, at)| **byte_ == byte(*at)).count();
+                if port == SLOW_SINK {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            guest.write_u64(right as u64).await?;
+            guest.shutdown().await?;
+        }
+        SHUTS_FIRST => {
+            guest.write_all(b"bye").await?;
+            guest.shutdown().await?;
+            let mut rest = String::new();
+            guest.read_to_string(&mut rest).await?;
+            record.borrow_mut().push(rest);
+        }
+        DROPS => {
+            guest.read_u8().await?;
+        }
+        GREETS => {
+            guest.write_all(b"220 hello\r\n").await?;
+            let mut rest = Vec::new();
+            guest.read_to_end(&mut rest).await?;
+            record.borrow_mut().push("greeted".to_owned());
+            guest.shutdown().await?;
+        }
+        STUCK => std::future::pending().await,
+        _ => {
+            let (mut from, mut to) = tokio::io::split(guest);
+            tokio::io::copy(&mut from, &mut to).await?;
+            to.shutdown().await?;
+        }
+    }
+    Ok(())
+}
