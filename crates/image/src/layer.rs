@@ -154,6 +154,9 @@ pub(crate) fn transform<O: BlockOutput>(
         content.verify_compressed(layer.blob.digest)?;
         return Err(undecodable(source));
     }
+    if let Err(ConvertError::Archive { .. }) = &converted {
+        content.verify_compressed(layer.blob.digest)?;
+    }
     let mut tree = converted.map_err(|source| LayerError::Content { source })?;
     // What follows the end of the archive belongs to the digests.
     io::copy(&mut content, &mut io::sink()).map_err(undecodable)?;

@@ -4,7 +4,6 @@
 //! it downloads; a broken connection is resumed where it broke, the decoder never notices. Nothing is recorded until every layer is
 //! complete, verified and durable. Dropping the future ends the pull; what is unfinished removes itself.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -14,200 +13,24 @@ use crate::digest::ImageDigest;
 use crate::image::Image;
 use crate::layer::{self, LayerError};
 use crate::manifest::{
-    self, Architecture, Blob, Document, LayerBlob, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest,
-    ManifestError,
+    self, Blob, Document, LayerBlob, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, ManifestError,
 };
 use crate::reference::Reference;
 use crate::registry::{Body as _, HttpRegistry, Registry, RegistryError};
 use crate::store::{Resolved, Store, StoreError};
 
 mod download;
+mod error;
+mod options;
 mod retry;
+
+pub use error::PullError;
+pub use options::{LayerSummary, PlainHttp, Proxies, PullEvent, PullObserver, PullOptions};
 
 use retry::Retry;
 
 /// How often a pull looks whether another pull has finished a layer both want.
 const LOCK_POLL: Duration = Duration::from_millis(50);
-
-/// How to pull. Paths and values come from the caller; nothing is read from the environment.
-#[derive(Debug, Clone)]
-pub struct PullOptions {
-    /// Which variant of the image.
-    pub architecture: Architecture,
-    /// Where HTTP without TLS may be spoken.
-    pub plain_http: PlainHttp,
-    /// docker `config.json` and podman `auth.json` files, the first with an entry wins; missing files are passed over.
-    pub auth_files: Vec<PathBuf>,
-    /// Certificate authorities in PEM form, trusted besides those of the system.
-    pub extra_ca_pem: Vec<Vec<u8>>,
-    /// Proxies; not used for registries on this machine.
-    pub proxies: Proxies,
-    /// How many layers are downloaded and converted at once; at least one.
-    pub concurrent_layers: usize,
-}
-
-/// Proxy settings, as the variables of the same names have them.
-#[derive(Debug, Clone, Default)]
-pub struct Proxies {
-    /// For `https` registries: `http://[USER:PASSWORD@]HOST:PORT`.
-    pub https: Option<String>,
-    /// For `http` registries.
-    pub http: Option<String>,
-    /// Hosts that are reached directly, comma-separated.
-    pub no_proxy: Option<String>,
-}
-
-/// Where HTTP without TLS may be spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PlainHttp {
-    /// To registries on this machine only.
-    LoopbackOnly,
-    /// To the registry of this pull, wherever it is: the user said so.
-    Allowed,
-}
-
-impl Default for PullOptions {
-    fn default() -> Self {
-        Self {
-            architecture: Architecture::native(),
-            plain_http: PlainHttp::LoopbackOnly,
-            auth_files: Vec::new(),
-            extra_ca_pem: Vec::new(),
-            proxies: Proxies::default(),
-            concurrent_layers: 3,
-        }
-    }
-}
-
-/// Follows a pull, to draw its progress. Called on the thread that polls the pull.
-pub trait PullObserver {
-    /// Something happened. Must not block.
-    fn event(&self, event: PullEvent<'_>);
-}
-
-/// An observer that looks away.
-impl PullObserver for () {
-    fn event(&self, _: PullEvent<'_>) {}
-}
-
-/// A step of a pull. `layer` counts from the bottom, from zero.
-#[derive(Debug, Clone, Copy)]
-pub enum PullEvent<'a> {
-    /// The reference is resolved; these are the layers, bottom first.
-    Resolved {
-        /// What the reference stands for.
-        digest: ImageDigest,
-        /// All layers.
-        layers: &'a [LayerSummary],
-    },
-    /// The layer is in the store already, or another pull has made it.
-    LayerReused {
-        /// Which layer.
-        layer: usize,
-    },
-    /// The download begins.
-    LayerStarted {
-        /// Which layer.
-        layer: usize,
-    },
-    /// More of the layer has come.
-    LayerProgress {
-        /// Which layer.
-        layer: usize,
-        /// Compressed bytes so far.
-        received: u64,
-    },
-    /// The connection broke; it is tried again after a pause.
-    LayerRetried {
-        /// Which layer.
-        layer: usize,
-        /// Why.
-        reason: &'a RegistryError,
-    },
-    /// The layer is verified, converted and in the store.
-    LayerDone {
-        /// Which layer.
-        layer: usize,
-    },
-}
-
-/// One layer, before it is downloaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerSummary {
-    /// Digest of the compressed layer.
-    pub digest: ImageDigest,
-    /// Compressed bytes.
-    pub size: u64,
-}
-
-/// Why an image could not be pulled.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    /// The registry did not give the manifest, the configuration, or a credential is unusable.
-    #[error("cannot get image {reference}")]
-    Registry {
-        /// The image.
-        reference: Reference,
-        /// Why.
-        #[source]
-        source: RegistryError,
-    },
-    /// The manifest, index or configuration cannot be used.
-    #[error("cannot use image {reference}: its {document} is refused")]
-    Document {
-        /// The image.
-        reference: Reference,
-        /// Which document.
-        document: &'static str,
-        /// Why.
-        #[source]
-        source: ManifestError,
-    },
-    /// Content that does not have the digest it was asked for by.
-    #[error("{document} of {reference} has the digest {actual}, not {expected}")]
-    Digest {
-        /// The image.
-        reference: Reference,
-        /// Which document.
-        document: &'static str,
-        /// What was asked for.
-        expected: ImageDigest,
-        /// What came.
-        actual: ImageDigest,
-    },
-    /// Content of another size than its descriptor says.
-    #[error("{document} of {reference} has {actual} bytes, its descriptor says {expected}")]
-    Size {
-        /// The image.
-        reference: Reference,
-        /// Which document.
-        document: &'static str,
-        /// What was announced.
-        expected: u64,
-        /// What came, counted up to the first byte too many.
-        actual: u64,
-    },
-    /// A layer was not pulled; nothing of it is kept.
-    #[error("cannot pull layer {layer} of {reference}")]
-    Layer {
-        /// The image.
-        reference: Reference,
-        /// Digest of the compressed layer.
-        layer: ImageDigest,
-        /// Why.
-        #[source]
-        source: LayerError,
-    },
-    /// The store.
-    #[error("cannot keep image {reference}")]
-    Store {
-        /// The image.
-        reference: Reference,
-        /// Why.
-        #[source]
-        source: StoreError,
-    },
-}
 
 /// Pulls `reference` into `store`: asks the registry what it stands for now, gets what the store lacks, records it.
 ///

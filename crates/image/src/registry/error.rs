@@ -159,10 +159,7 @@ impl RegistryError {
     /// Whether asking again may help.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::TooManyRequests { .. }
-            | Self::Transport { .. }
-            | Self::Timeout { .. }
-            | Self::BadRange { .. } => true,
+            Self::TooManyRequests { .. } | Self::Transport { .. } | Self::Timeout { .. } => true,
             Self::Status { status, .. } => *status >= 500 || *status == 408,
             _ => false,
         }
