@@ -13,8 +13,6 @@ use crate::workspace;
 pub(crate) struct Executable {
     /// The target's name: `agent-vm`, or the name of a test binary.
     pub(crate) name: String,
-    /// Whether it is a test binary.
-    pub(crate) test: bool,
     /// Where it lies.
     pub(crate) path: PathBuf,
 }
@@ -36,15 +34,36 @@ pub(crate) fn agent_vm() -> Result<PathBuf> {
     Ok(found.context("cargo made no agent-vm")?.path)
 }
 
+/// The helper programs of the tests, static, so that they run in a guest of any image as well.
+///
+/// # Errors
+/// When they do not build.
+pub(crate) fn static_helpers() -> Result<Vec<Executable>> {
+    let target = workspace::cache("static");
+    let target = target.to_str().context("the checkout's path is no text")?;
+    let mut arguments = vec!["build", "--release", "--bins", "--target", STATIC_TARGET];
+    arguments.extend(["--target-dir", target]);
+    for package in HELPER_PACKAGES {
+        arguments.extend(["--package", package]);
+    }
+    let flags = [("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")];
+    cargo_with(&arguments, &flags)
+}
+
 /// Runs cargo with `arguments` and gives the executables it made; compiler messages go to our standard error.
 ///
 /// # Errors
 /// When the build fails.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<Vec<Executable>> {
+    cargo_with(arguments, &[])
+}
+
+fn cargo_with(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Vec<Executable>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .current_dir(workspace::root())
         .args(arguments)
+        .envs(environment.iter().copied())
         .args(["--quiet", "--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
@@ -65,13 +84,18 @@ fn executables(messages: &str) -> Result<Vec<Executable>> {
                     .as_str()
                     .unwrap_or_default()
                     .to_owned(),
-                test: message["profile"]["test"] == true,
                 path: path.into(),
             });
         }
     }
     Ok(found)
 }
+
+/// Packages whose programs are helpers of the tests.
+const HELPER_PACKAGES: &[&str] = &["agent-vm-test-support", "agent-vm-boot-tests"];
+
+/// With a target given, static linking does not reach build scripts and macros.
+const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 #[cfg(test)]
 mod tests {
@@ -85,7 +109,7 @@ mod tests {
 {"reason":"compiler-artifact","target":{"name":"cases"},"profile":{"test":true},"executable":"/t/cases-1"}
 {"reason":"build-finished","success":true}"#;
         let found = executables(messages).unwrap();
-        let brief: Vec<_> = found.iter().map(|e| (e.name.as_str(), e.test)).collect();
-        assert_eq!(brief, [("agent-vm", false), ("cases", true)]);
+        let brief: Vec<_> = found.iter().map(|e| e.name.as_str()).collect();
+        assert_eq!(brief, ["agent-vm", "cases"]);
     }
 }

@@ -11,6 +11,7 @@ mod machine;
 mod modules;
 mod run_disk;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,6 +24,11 @@ use crate::{build, setup, shell, vendor, workspace};
 /// How much slower than a real machine the script must expect this one to be.
 pub(crate) const TIMEOUT_SCALE: u32 = 20;
 
+/// Memory of the emulated host unless asked otherwise; QEMU takes only what is used.
+const DEFAULT_MEMORY: &str = "4G";
+
+const DEFAULT_TIMEOUT_SECONDS: u64 = 900;
+
 /// The exit status for a script that did not end in time, as of `timeout(1)`.
 const TIMED_OUT: u8 = 124;
 
@@ -32,7 +38,7 @@ pub(crate) struct LabArguments {
     #[arg(long, default_value_t = 1)]
     pub(crate) smp: u8,
     /// Memory of the emulated host, as QEMU takes it.
-    #[arg(long, default_value = "4G")]
+    #[arg(long, default_value = DEFAULT_MEMORY)]
     pub(crate) mem: String,
     /// A directory that is readable at /files/NAME.
     #[arg(long, value_name = "DIR")]
@@ -44,7 +50,7 @@ pub(crate) struct LabArguments {
     #[arg(long)]
     pub(crate) icount: bool,
     /// Seconds after which the emulated host is ended, with status 124.
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = DEFAULT_TIMEOUT_SECONDS)]
     pub(crate) timeout: u64,
     /// Run the script as root.
     #[arg(long)]
@@ -60,6 +66,23 @@ pub(crate) struct LabArguments {
     pub(crate) script: Vec<String>,
 }
 
+impl Default for LabArguments {
+    fn default() -> Self {
+        Self {
+            smp: 1,
+            mem: DEFAULT_MEMORY.to_owned(),
+            files: Vec::new(),
+            out: None,
+            icount: false,
+            timeout: DEFAULT_TIMEOUT_SECONDS,
+            root: false,
+            bare: false,
+            times: false,
+            script: Vec::new(),
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -73,7 +96,7 @@ pub(crate) enum Ending {
 ///
 /// # Errors
 /// When the lab cannot be made or the emulated host dies.
-pub(crate) fn run(arguments: LabArguments) -> Result<ExitCode> {
+pub(crate) fn run(arguments: &LabArguments) -> Result<ExitCode> {
     setup::run()?;
     let programs = if arguments.bare {
         Programs::default()
@@ -81,7 +104,7 @@ pub(crate) fn run(arguments: LabArguments) -> Result<ExitCode> {
         Programs::build()
     };
     let timeout = arguments.timeout;
-    match start(&arguments, &programs)? {
+    match start(arguments, &programs, &mut std::io::stdout())? {
         Ending::Exited { status, .. } => Ok(ExitCode::from(status)),
         Ending::TimedOut => {
             eprintln!("lab: the script did not end within {timeout} s");
@@ -115,11 +138,15 @@ impl Programs {
     }
 }
 
-/// Boots the emulated host and waits for the script's end. Needs [`setup::run`] first.
+/// Boots the emulated host and waits for the script's end; what it prints goes to `stdout`. Needs [`setup::run`] first.
 ///
 /// # Errors
 /// When the lab cannot be made or the emulated host dies before the script ends.
-pub(crate) fn start(arguments: &LabArguments, programs: &Programs) -> Result<Ending> {
+pub(crate) fn start(
+    arguments: &LabArguments,
+    programs: &Programs,
+    stdout: &mut dyn Write,
+) -> Result<Ending> {
     if arguments.icount && arguments.smp != 1 {
         bail!("--icount needs one processor");
     }
@@ -130,7 +157,7 @@ pub(crate) fn start(arguments: &LabArguments, programs: &Programs) -> Result<End
     let directory = tempfile::Builder::new().prefix("run-").tempdir_in(&cache)?;
     run_disk::make(directory.path(), arguments, programs)?;
     let prepared = clock.elapsed();
-    let ending = machine::run(&base, directory.path(), arguments)?;
+    let ending = machine::run(&base, directory.path(), arguments, stdout)?;
     if let (Some(out), Ending::Exited { .. }) = (&arguments.out, ending) {
         fs_err::create_dir_all(out)?;
         let mut tar = shell::tool("tar");

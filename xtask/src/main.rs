@@ -2,7 +2,7 @@
 //!
 //! Tasks run programs, print and exit: what the product's own code must not do is allowed here.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -10,10 +10,17 @@
     reason = "development tasks are programs for people: they print and start other programs"
 )]
 
+mod boot;
 mod build;
+mod ci;
+mod image;
+mod kvm;
 mod lab;
 mod setup;
 mod shell;
+mod tee;
+mod tidy;
+mod totals;
 mod vendor;
 mod workspace;
 
@@ -36,13 +43,25 @@ enum Task {
     Vendor,
     /// Run a script in an emulated host that can run real guests.
     Lab(lab::LabArguments),
+    /// Run the boot cases on a real virtual machine, here or in the emulated host.
+    Boot(boot::BootArguments),
+    /// Check what compilers do not: layers, forbidden dependencies, sizes, documents.
+    Tidy,
+    /// Everything a change must pass.
+    Ci,
+    /// Make an image from this machine's packages and push it to a registry.
+    Image(image::ImageArguments),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Setup => setup::run().map(|()| ExitCode::SUCCESS),
         Task::Vendor => vendor::run().map(|()| ExitCode::SUCCESS),
-        Task::Lab(arguments) => lab::run(arguments),
+        Task::Lab(arguments) => lab::run(&arguments),
+        Task::Boot(arguments) => boot::run(&arguments),
+        Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
+        Task::Ci => ci::run(),
+        Task::Image(arguments) => image::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -65,6 +65,11 @@ pub(crate) fn sha256(file: &Path) -> Result<String> {
     Ok(hash.unwrap_or_default().to_owned())
 }
 
+/// `word` as one word of sh.
+pub(crate) fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 fn name(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }
@@ -74,4 +79,28 @@ fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy()];
     words.extend(arguments);
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_word_stays_one_word() {
+        let words = ["plain", "two words", "it's", "$HOME `x` \\ \"", ""];
+        let quoted: Vec<_> = words.iter().map(|word| quote(word)).collect();
+        let script = format!("printf '%s\\n' {}", quoted.join(" "));
+        let printed = output(Command::new("sh").args(["-c", &script])).unwrap();
+        assert_eq!(printed.lines().collect::<Vec<_>>(), words);
+    }
+
+    #[test]
+    fn a_failed_program_is_named_with_what_it_said() {
+        let error = output(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("exit status: 3") && error.ends_with("why"),
+            "{error}"
+        );
+    }
 }

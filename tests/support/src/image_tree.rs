@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::registry::Registry;
+use crate::registry::RegistryClient;
 
 /// Media type of an OCI image manifest (OCI image-spec, "Media Types").
 pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -99,7 +99,7 @@ impl ImageTree {
     ///
     /// # Errors
     /// When the registry refuses a part.
-    pub fn push(&self, registry: &Registry, name: &str, tag: &str) -> Result<String> {
+    pub fn push(&self, registry: &RegistryClient, name: &str, tag: &str) -> Result<String> {
         for layer in &self.layers {
             registry.put_blob(name, &layer.blob)?;
         }

@@ -24,7 +24,7 @@ const SCALE_VARIABLE: &str = "AGENT_VM_TIMEOUT_SCALE";
 #[derive(Debug)]
 pub struct Registry {
     child: Child,
-    address: SocketAddr,
+    client: RegistryClient,
     directory: tempfile::TempDir,
 }
 
@@ -49,7 +49,7 @@ impl Registry {
         match wait_for_address(log) {
             Ok(address) => Ok(Self {
                 child,
-                address,
+                client: RegistryClient::at(address),
                 directory,
             }),
             Err(error) => {
@@ -62,19 +62,67 @@ impl Registry {
     /// Where it listens, by plain HTTP.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.client.address
     }
 
     /// The reference by which a client names an image here.
     #[must_use]
     pub fn reference(&self, name: &str, tag: &str) -> String {
-        format!("{}/{name}:{tag}", self.address)
+        format!("{}/{name}:{tag}", self.address())
     }
 
     /// The directory it stores in.
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")
+    }
+
+    /// For requests to it.
+    #[must_use]
+    pub fn client(&self) -> &RegistryClient {
+        &self.client
+    }
+
+    /// As [`RegistryClient::put_blob`].
+    ///
+    /// # Errors
+    /// When the registry refuses it.
+    pub fn put_blob(&self, name: &str, bytes: &[u8]) -> Result<String> {
+        self.client.put_blob(name, bytes)
+    }
+
+    /// As [`RegistryClient::put_manifest`].
+    ///
+    /// # Errors
+    /// When the registry refuses it.
+    pub fn put_manifest(
+        &self,
+        name: &str,
+        reference: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<String> {
+        self.client.put_manifest(name, reference, media_type, bytes)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// Puts images into a registry that speaks plain HTTP.
+#[derive(Debug, Clone, Copy)]
+pub struct RegistryClient {
+    address: SocketAddr,
+}
+
+impl RegistryClient {
+    /// A client of the registry at `address`.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address }
     }
 
     /// Uploads a blob to repository `name` and gives its digest.
@@ -152,12 +200,6 @@ impl Registry {
             .enable_all()
             .build()?;
         runtime.block_on(exchange(self.address, request))
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        end(&mut self.child);
     }
 }
 
@@ -256,6 +298,7 @@ mod tests {
             "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
         );
         let blob = registry
+            .client
             .request(
                 Method::GET,
                 &format!("/v2/some/image/blobs/{digest}"),

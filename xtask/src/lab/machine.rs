@@ -25,7 +25,12 @@ const CONSOLE_LINES: usize = 60;
 ///
 /// # Errors
 /// When QEMU cannot be started or ends without the script's status.
-pub(crate) fn run(base: &Base, directory: &Path, arguments: &LabArguments) -> Result<Ending> {
+pub(crate) fn run(
+    base: &Base,
+    directory: &Path,
+    arguments: &LabArguments,
+    stdout: &mut dyn Write,
+) -> Result<Ending> {
     // Names within the directory: QEMU's option syntax gives commas in paths a meaning.
     symlink(&base.kernel, directory.join("kernel"))?;
     symlink(&base.initramfs, directory.join("initramfs"))?;
@@ -33,7 +38,7 @@ pub(crate) fn run(base: &Base, directory: &Path, arguments: &LabArguments) -> Re
     for port in PORTS {
         fs_err::write(directory.join(port), "")?;
     }
-    let mut stdout = Tail::open(&directory.join("stdout"), std::io::stdout())?;
+    let mut stdout = Tail::open(&directory.join("stdout"), stdout)?;
     let mut stderr = Tail::open(&directory.join("stderr"), std::io::stderr())?;
     let mut child = command(directory, arguments)
         .spawn()
