@@ -227,11 +227,11 @@ mod tests {
     fn reopens_the_same_inode_after_it_was_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        std::fs::write(&path, b"old").unwrap();
+        fs_err::write(&path, b"old").unwrap();
         let root = File::open(dir.path()).unwrap();
         let fd = open_path_at(&root, Component::parse(c"a").unwrap()).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, b"new").unwrap();
+        fs_err::remove_file(&path).unwrap();
+        fs_err::write(&path, b"new").unwrap();
         let mut file = ProcFd::open().unwrap().reopen(&fd, OFlags::RDONLY).unwrap();
         let mut text = String::new();
         std::io::Read::read_to_string(&mut file, &mut text).unwrap();

@@ -19,6 +19,7 @@ use crate::share::{Access, ProtectedPath, Share, WhenMissing};
 
 mod access;
 mod content;
+mod landlocked;
 mod limits;
 mod listing;
 mod names;
@@ -43,8 +44,8 @@ pub(super) const SECRET: &str = "host secret";
 impl Host {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("share")).unwrap();
-        std::fs::write(dir.path().join("secret"), SECRET).unwrap();
+        fs_err::create_dir(dir.path().join("share")).unwrap();
+        fs_err::write(dir.path().join("secret"), SECRET).unwrap();
         Self { dir }
     }
 
@@ -57,12 +58,12 @@ impl Host {
     }
 
     pub(super) fn write(&self, name: &str, content: &str) {
-        std::fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
-        std::fs::write(self.path(name), content).unwrap();
+        fs_err::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs_err::write(self.path(name), content).unwrap();
     }
 
     pub(super) fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).unwrap()
+        fs_err::read_to_string(self.path(name)).unwrap()
     }
 
     pub(super) fn serve(&self, access: Access) -> FileServer {

@@ -247,8 +247,8 @@ fn files_beside_protected_ones_can_be_changed() {
 fn protected_file_is_known_by_identity_under_another_name() {
     let host = Host::new();
     host.write(".git/config", "config");
-    std::fs::hard_link(host.path(".git/config"), host.path("alias")).unwrap();
-    std::fs::create_dir(host.path("real")).unwrap();
+    fs_err::hard_link(host.path(".git/config"), host.path("alias")).unwrap();
+    fs_err::create_dir(host.path("real")).unwrap();
     std::os::unix::fs::symlink("real", host.path(".cfg")).unwrap();
     host.write("real/hooks/x", "hook");
     let protected = [

@@ -419,8 +419,8 @@ fn host_edits_show_at_the_next_request() {
     assert!(entry.attr_timeout.as_secs() < 1 && entry.entry_timeout.as_secs() < 1);
     host.write("file", "longer content");
     assert_eq!(server.getattr(entry.inode, None).unwrap().0.size, 14);
-    std::fs::write(host.path("file2"), "replaced").unwrap();
-    std::fs::rename(host.path("file2"), host.path("file")).unwrap();
+    fs_err::write(host.path("file2"), "replaced").unwrap();
+    fs_err::rename(host.path("file2"), host.path("file")).unwrap();
     assert_eq!(refused(server.getattr(entry.inode, None)), Errno::STALE);
     let entry = server.walk("shares/0/file").unwrap();
     assert_eq!(server.read_all(entry.inode).unwrap(), "replaced");

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 
 fn open_descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+    fs_err::read_dir("/proc/self/fd").unwrap().count()
 }
 
 fn serve_with(
@@ -48,7 +48,7 @@ fn all_entries(server: &FileServer, inode: u64) -> Vec<Entry> {
 fn directory_of_50_000_files_is_listed_and_read_completely_with_few_descriptors() {
     let host = Host::new();
     for number in 0..50_000 {
-        std::fs::write(host.path(&format!("f{number}")), number.to_string()).unwrap();
+        fs_err::write(host.path(&format!("f{number}")), number.to_string()).unwrap();
     }
     let server = serve_with(&host, |builder| builder.descriptor_budget(128));
     let root = server.share_root();

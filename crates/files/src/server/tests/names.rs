@@ -55,11 +55,11 @@ fn snapshot(root: &Path) -> Vec<(PathBuf, u32, Option<Vec<u8>>)> {
     let mut all = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(path) = open.pop() {
-        let meta = std::fs::symlink_metadata(&path).unwrap();
+        let meta = fs_err::symlink_metadata(&path).unwrap();
         if meta.is_dir() {
-            open.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+            open.extend(fs_err::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
         }
-        let content = meta.is_file().then(|| std::fs::read(&path).unwrap());
+        let content = meta.is_file().then(|| fs_err::read(&path).unwrap());
         all.push((path, meta.permissions().mode(), content));
     }
     all.sort();
@@ -258,7 +258,7 @@ fn links_are_shown_and_never_followed() {
         );
     }
     assert_eq!(
-        std::fs::read_to_string(host.outside("secret")).unwrap(),
+        fs_err::read_to_string(host.outside("secret")).unwrap(),
         SECRET
     );
 }
@@ -269,9 +269,9 @@ fn file_replaced_by_a_link_on_the_host_is_not_followed() {
     let server = host.serve(Access::ReadWrite);
     let file = server.walk("shares/0/file").unwrap().inode;
     let dir = server.walk("shares/0/dir").unwrap().inode;
-    std::fs::remove_file(host.path("file")).unwrap();
+    fs_err::remove_file(host.path("file")).unwrap();
     std::os::unix::fs::symlink(host.outside("secret"), host.path("file")).unwrap();
-    std::fs::rename(host.path("dir"), host.path("dir2")).unwrap();
+    fs_err::rename(host.path("dir"), host.path("dir2")).unwrap();
     std::os::unix::fs::symlink("..", host.path("dir")).unwrap();
     assert_eq!(refused(server.open(file, false, O_RDWR)), Errno::STALE);
     assert_eq!(refused(server.getattr(file, None)), Errno::STALE);
@@ -288,7 +288,7 @@ fn file_replaced_by_a_fifo_does_not_block() {
     let host = host();
     let server = host.serve(Access::ReadWrite);
     let file = server.walk("shares/0/file").unwrap().inode;
-    std::fs::remove_file(host.path("file")).unwrap();
+    fs_err::remove_file(host.path("file")).unwrap();
     let fifo = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(CWD, host.path("file"), fifo, Mode::RWXU, 0).unwrap();
     assert_eq!(refused(server.open(file, false, O_RDONLY)), Errno::STALE);

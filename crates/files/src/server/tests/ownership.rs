@@ -56,14 +56,14 @@ fn launching_user_is_the_guests_owner_and_others_are_nobody() {
 fn recorded_owner_and_set_id_bits_never_reach_the_host() {
     let host = Host::new();
     host.write("file", "x");
-    let before = std::fs::metadata(host.path("file")).unwrap();
+    let before = fs_err::metadata(host.path("file")).unwrap();
     let server = host.serve(Access::ReadWrite);
     let file = server.walk("shares/0/file").unwrap().inode;
     let attr = chown(&server, file, 1000, 2000).unwrap();
     assert_eq!((attr.uid, attr.gid), (1000, 2000));
     let attr = chmod(&server, file, 0o6755).unwrap();
     assert_eq!((attr.mode, attr.uid), (0o106_755, 1000));
-    let after = std::fs::metadata(host.path("file")).unwrap();
+    let after = fs_err::metadata(host.path("file")).unwrap();
     assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
     assert_eq!(after.permissions().mode() & 0o7777, 0o755);
     // Another server, as in the next session, shows the same.
@@ -137,7 +137,7 @@ fn files_made_by_another_guest_user_belong_to_that_user() {
     }
     assert_eq!((file.attr.mode, dir.attr.mode), (0o104_644, 0o041_777));
     let on_host = |name| {
-        std::fs::metadata(host.path(name))
+        fs_err::metadata(host.path(name))
             .unwrap()
             .permissions()
             .mode()
@@ -165,7 +165,7 @@ fn set_group_id_directory_hands_on_its_group() {
         .unwrap();
     assert_eq!((sub.attr.gid, sub.attr.mode), (42, 0o042_755));
     assert_eq!(
-        std::fs::metadata(host.path("dir")).unwrap().mode() & 0o7000,
+        fs_err::metadata(host.path("dir")).unwrap().mode() & 0o7000,
         0
     );
 }
@@ -202,13 +202,13 @@ fn devices_cannot_be_made() {
 #[test]
 fn host_set_group_id_of_a_directory_survives_chmod_and_none_is_added() {
     let host = Host::new();
-    std::fs::create_dir(host.path("dir")).unwrap();
-    std::fs::set_permissions(host.path("dir"), PermissionsExt::from_mode(0o2755)).unwrap();
+    fs_err::create_dir(host.path("dir")).unwrap();
+    fs_err::set_permissions(host.path("dir"), PermissionsExt::from_mode(0o2755)).unwrap();
     let server = host.serve(Access::ReadWrite);
     let dir = server.walk("shares/0/dir").unwrap();
     assert_eq!(dir.attr.mode, 0o042_755);
     assert_eq!(chmod(&server, dir.inode, 0o700).unwrap().mode, 0o040_700);
-    let on_host = std::fs::metadata(host.path("dir")).unwrap().mode() & 0o7777;
+    let on_host = fs_err::metadata(host.path("dir")).unwrap().mode() & 0o7777;
     assert_eq!(on_host, 0o2700);
 }
 
