@@ -10,7 +10,7 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, HardwareAddress, IpCidr};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
@@ -147,6 +147,9 @@ impl Guest {
             }
         }
         let now = self.now();
+        if !wire.arrived.is_empty() {
+            wire.confirm_gateway();
+        }
         interface.poll(now, wire, sockets);
         while let Some(frame) = wire.leaving.pop_front() {
             if wire.lost() {
@@ -240,6 +243,22 @@ impl Wire {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random % 1_000 < u64::from(self.loss)
+    }
+
+    /// A kernel keeps a neighbour it hears from and queues packets while it looks one up; smoltcp does neither.
+    fn confirm_gateway(&mut self) {
+        let addresses = LinkAddresses::default();
+        let reply = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: EthernetAddress(addresses.gateway_mac),
+            source_protocol_addr: addresses.gateway_v4,
+            target_hardware_addr: EthernetAddress(addresses.guest_mac),
+            target_protocol_addr: addresses.guest_v4,
+        };
+        let mut frame = [&addresses.guest_mac[..], &addresses.gateway_mac, &[8, 6]].concat();
+        frame.resize(14 + reply.buffer_len(), 0);
+        reply.emit(&mut ArpPacket::new_unchecked(&mut frame[14..]));
+        self.arrived.push_front(frame);
     }
 
     /// Finishes a message as a driver would: checksum and segmentation.
