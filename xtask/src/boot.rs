@@ -121,7 +121,7 @@ impl Stage {
 }
 
 /// Pulls the small image into a store of its own and gives its reference.
-fn pull_small_image(agent_vm: &Path, store: &Path) -> Result<String> {
+pub(crate) fn pull_small_image(agent_vm: &Path, store: &Path) -> Result<String> {
     let registry = Registry::start()?;
     ImageTree::small()?.push(registry.client(), "agent-vm/small", "1")?;
     let reference = registry.reference("agent-vm/small", "1");

@@ -50,6 +50,17 @@ pub(crate) fn static_helpers() -> Result<Vec<Executable>> {
     cargo_with(&arguments, &flags)
 }
 
+/// A program of `tests/support`.
+///
+/// # Errors
+/// When it does not build.
+pub(crate) fn test_program(name: &str) -> Result<PathBuf> {
+    let package = "agent-vm-test-support";
+    let built = cargo(&["build", "--release", "--package", package, "--bin", name])?;
+    let found = built.into_iter().find(|built| built.name == name);
+    Ok(found.with_context(|| format!("cargo made no {name}"))?.path)
+}
+
 /// Runs cargo with `arguments` and gives the executables it made; compiler messages go to our standard error.
 ///
 /// # Errors

@@ -13,9 +13,11 @@
 mod boot;
 mod build;
 mod ci;
+mod demo;
 mod image;
 mod kvm;
 mod lab;
+mod netns;
 mod setup;
 mod shell;
 mod tee;
@@ -49,6 +51,10 @@ enum Task {
     Tidy,
     /// Everything a change must pass.
     Ci,
+    /// The main job from nothing: build, image, boot, one intercepted request.
+    Demo,
+    /// Run a command behind the real gateway and egress, in a network namespace instead of a guest.
+    Netns(netns::NetnsArguments),
     /// Make an image from this machine's packages and push it to a registry.
     Image(image::ImageArguments),
 }
@@ -61,6 +67,8 @@ fn main() -> ExitCode {
         Task::Boot(arguments) => boot::run(&arguments),
         Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
         Task::Ci => ci::run(),
+        Task::Demo => demo::run(),
+        Task::Netns(arguments) => netns::run(&arguments),
         Task::Image(arguments) => image::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

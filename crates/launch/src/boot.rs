@@ -28,6 +28,7 @@ pub struct Booting {
     pub(crate) machine: Machine,
     pub(crate) control: UnixStream,
     pub(crate) boot: Boot,
+    pub(crate) console_pipe: OwnedFd,
     /// Ends the network and the console with the launch.
     pub(crate) services: JoinSet<()>,
 }
@@ -61,7 +62,7 @@ impl Prepared {
     ///
     /// # Errors
     /// When one cannot be started; what was started is ended.
-    pub fn boot(self, observer: &Rc<dyn LaunchObserver>) -> Result<Booting, BootError> {
+    pub fn boot(self) -> Result<Booting, BootError> {
         let Self {
             resolved,
             session,
@@ -85,7 +86,8 @@ impl Prepared {
         let mut services = JoinSet::new();
         let network = pair(SocketType::SEQPACKET)?;
         serve_network(&mut services, config, network.0, egress)?;
-        let (console, console_writer) = follow_console(&mut services, observer)?;
+        let (console_pipe, console_writer) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|error| BootError::Descriptors(error.into()))?;
         let control = pair(SocketType::STREAM)?;
         let init = guest_program::sealed().map_err(BootError::Descriptors)?;
         let vm = agent_vm_vmm::spawn(VmSpec {
@@ -100,7 +102,7 @@ impl Prepared {
             console: console_writer,
             owner: GuestOwner { uid: 0, gid: 0 },
         })?;
-        let machine = Machine::new(vm, console).map_err(BootError::Descriptors)?;
+        let machine = Machine::new(vm, Console::default()).map_err(BootError::Descriptors)?;
         let control = control_stream(control.0).map_err(BootError::Descriptors)?;
         let prepared = Parts {
             request,
@@ -112,8 +114,17 @@ impl Prepared {
             machine,
             control,
             boot,
+            console_pipe,
             services,
         })
+    }
+}
+
+/// Reads the console to its end, keeping its last words and telling the observer.
+pub(crate) async fn follow_console(console: Console, pipe: OwnedFd, observer: &dyn LaunchObserver) {
+    let seen = |bytes: &[u8]| observer.event(LaunchEvent::Console(bytes));
+    if let Err(error) = console.follow(pipe, seen).await {
+        tracing::warn!(%error, "the guest's console cannot be read");
     }
 }
 
@@ -158,23 +169,6 @@ pub(crate) fn serve_network(
         }
     });
     Ok(())
-}
-
-fn follow_console(
-    services: &mut JoinSet<()>,
-    observer: &Rc<dyn LaunchObserver>,
-) -> Result<(Console, OwnedFd), BootError> {
-    let (reader, writer) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|error| BootError::Descriptors(error.into()))?;
-    let (console, observer) = (Console::default(), Rc::clone(observer));
-    let follower = console.clone();
-    services.spawn_local(async move {
-        let seen = |bytes: &[u8]| observer.event(LaunchEvent::Console(bytes));
-        if let Err(error) = follower.follow(reader, seen).await {
-            tracing::warn!(%error, "the guest's console cannot be read");
-        }
-    });
-    Ok((console, writer))
 }
 
 fn pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), BootError> {

@@ -42,6 +42,11 @@ impl Machine {
         Ok(Self { vm, pidfd, console })
     }
 
+    /// What the guest's console said.
+    pub(crate) fn console(&self) -> Console {
+        self.console.clone()
+    }
+
     /// Waits until the process has ended.
     pub(crate) async fn ended(&mut self) -> VmExit {
         loop {

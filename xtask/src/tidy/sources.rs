@@ -144,12 +144,14 @@ pub(crate) fn unsafe_code(files: &[File]) -> Result<Findings> {
     })
 }
 
+const KEYWORD: &str = "unsafe";
+
 fn holds_unsafe(line: &str) -> bool {
     let spaced = line.replace('{', " { ");
     let separates = |c: char| !(c.is_alphanumeric() || c == '_' || c == '{');
     let mut words = spaced.split(separates).filter(|word| !word.is_empty());
     while let Some(word) = words.next() {
-        if word == "unsafe" {
+        if word == KEYWORD {
             let next = words.next().unwrap_or_default();
             return ["{", "fn", "impl", "extern", "trait"].contains(&next);
         }
