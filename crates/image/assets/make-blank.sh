@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 image=$(mktemp)
 trap 'rm -f "$image" "$image.extents"' EXIT
 truncate -s 1G "$image"
-E2FSPROGS_FAKE_TIME=1790000000 mke2fs -q -F -t ext4 -b 4096 -m 0 -I 256 -i 16384 -J size=64 -L agent-vm \
+E2FSPROGS_FAKE_TIME=1790000000 mke2fs -q -F -t ext4 -b 4096 -m 0 -I 256 -i 32768 -J size=64 -L agent-vm \
   -O 64bit,metadata_csum,resize_inode,has_journal -U 6167656e-742d-766d-2d62-6c616e6b2d31 \
   -E "resize=268435456,lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0,hash_seed=6167656e-742d-766d-2d62-6c616e6b2d31" \
   "$image" 2>/dev/null || exit 1

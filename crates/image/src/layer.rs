@@ -149,17 +149,26 @@ pub(crate) fn transform<O: BlockOutput>(
     let mut data = DataWriter::new(output);
     let converted = convert::convert(&mut archive, &mut data, limits);
     let mut content = archive.into_inner();
-    if let Some(source) = content.take_failure() {
-        // Damaged bytes are told as such, not as whatever the decoder made of them.
-        content.verify_compressed(layer.blob.digest)?;
-        return Err(undecodable(source));
-    }
-    if let Err(ConvertError::Archive { .. }) = &converted {
-        content.verify_compressed(layer.blob.digest)?;
-    }
-    let mut tree = converted.map_err(|source| LayerError::Content { source })?;
     // What follows the end of the archive belongs to the digests.
-    io::copy(&mut content, &mut io::sink()).map_err(undecodable)?;
+    let converted = converted.map_err(|source| LayerError::Content { source });
+    let read = converted.and_then(|tree| {
+        io::copy(&mut content, &mut io::sink())
+            .map(|_| tree)
+            .map_err(undecodable)
+    });
+    let failure = content.take_failure();
+    if failure.is_some()
+        || matches!(
+            &read,
+            Err(LayerError::Content {
+                source: ConvertError::Archive { .. }
+            })
+        )
+    {
+        // Damaged bytes are told as such, not as whatever the decoder or the archive reader made of them.
+        content.verify_compressed(layer.blob.digest)?;
+    }
+    let mut tree = failure.map_or(read, |source| Err(undecodable(source)))?;
     let actual = content.verify_compressed(layer.blob.digest)?;
     if actual != diff_id {
         return Err(LayerError::DiffId {

@@ -1,8 +1,8 @@
 //! Image references as people type them, and their one canonical form.
 //!
 //! The grammar is that of the distribution project (`reference/regexp.go`, OCI distribution-spec "Pulling manifests"):
-//! `[REGISTRY/]REPOSITORY[:TAG][@DIGEST]`. The first component is a registry if it contains a dot or a colon, is `localhost`, or has an
-//! upper-case letter; otherwise the registry is `docker.io`, where a name of one component means `library/NAME`.
+//! `[REGISTRY/]REPOSITORY[:TAG][@DIGEST]`. The first component is a registry if it contains a dot or a colon or is `localhost`;
+//! otherwise the registry is `docker.io`, where a name of one component means `library/NAME`.
 //! A reference holds only valid parts: each may be put into a URL path without escaping. Only `sha256` digests are taken.
 
 use std::fmt;
@@ -238,9 +238,7 @@ fn split_registry(name: &str) -> Result<(String, String), ReferenceError> {
 }
 
 fn names_registry(component: &str) -> bool {
-    component.contains(['.', ':'])
-        || component == "localhost"
-        || component.bytes().any(|byte| byte.is_ascii_uppercase())
+    component.contains(['.', ':']) || component.eq_ignore_ascii_case("localhost")
 }
 
 fn is_registry(text: &str) -> bool {

@@ -1,1 +1,179 @@
+use std::io::Write as _;
 
+use super::*;
+use crate::manifest::Compression;
+use crate::test_archive::{TestArchive, TestEntry as E};
+
+/// Converts `blob`, announced as what it is unless `claimed` says otherwise.
+fn made(blob: &[u8], compression: Compression, archive: &[u8]) -> Result<Vec<u8>, LayerError> {
+    let described = Blob {
+        digest: ImageDigest::of(blob),
+        size: blob.len() as u64,
+    };
+    made_as(
+        blob,
+        LayerBlob {
+            blob: described,
+            compression,
+        },
+        ImageDigest::of(archive),
+    )
+}
+
+fn made_as(blob: &[u8], layer: LayerBlob, diff_id: ImageDigest) -> Result<Vec<u8>, LayerError> {
+    let (sender, source) = channel(layer.blob);
+    let bytes = Bytes::copy_from_slice(blob);
+    let feed = std::thread::spawn(move || {
+        for at in (0..bytes.len()).step_by(1000) {
+            if sender
+                .blocking_send(bytes.slice(at..bytes.len().min(at + 1000)))
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    let file = tempfile::tempfile().unwrap();
+    let result = transform(source, layer, diff_id, &file, Limits::default()).map(drop);
+    feed.join().unwrap();
+    result.map(|()| {
+        let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).unwrap();
+        bytes
+    })
+}
+
+fn archive() -> Vec<u8> {
+    let body: Vec<u8> = (0..200_000_u32)
+        .flat_map(|number| (number / 7).to_le_bytes())
+        .collect();
+    TestArchive::of([E::file("a", body), E::symlink("b", "a")])
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn every_compression_makes_the_same_image() {
+    let archive = archive();
+    let plain = made(&archive, Compression::None, &archive).unwrap();
+    assert_eq!(
+        made(&gzip(&archive), Compression::Gzip, &archive).unwrap(),
+        plain
+    );
+    let zstd = zstd::bulk::compress(&archive, 3).unwrap();
+    assert_eq!(made(&zstd, Compression::Zstd, &archive).unwrap(), plain);
+}
+
+#[test]
+fn members_and_frames_are_all_read() {
+    let archive = archive();
+    let (first, second) = archive.split_at(100_000);
+    let members = [gzip(first), gzip(b""), gzip(second)].concat();
+    assert!(made(&members, Compression::Gzip, &archive).is_ok());
+    let skippable = b"\x50\x2a\x4d\x18\x04\0\0\0skip";
+    let frame = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).unwrap();
+    let frames = [&frame(first)[..], skippable, &frame(second), skippable].concat();
+    assert!(made(&frames, Compression::Zstd, &archive).is_ok());
+}
+
+#[test]
+fn what_follows_the_archive_counts_for_the_diff_id() {
+    let archive = [archive(), b"trailing bytes".to_vec()].concat();
+    assert!(made(&gzip(&archive), Compression::Gzip, &archive).is_ok());
+    let error = made(
+        &gzip(&archive),
+        Compression::Gzip,
+        &archive[..archive.len() - 1],
+    )
+    .unwrap_err();
+    assert!(matches!(error, LayerError::DiffId { .. }), "{error:?}");
+}
+
+#[test]
+fn damaged_compression_is_refused() {
+    let archive = archive();
+    let (gz, zst) = (gzip(&archive), zstd::bulk::compress(&archive, 3).unwrap());
+    for (name, blob, compression) in [
+        ("cut gzip", gz[..gz.len() - 9].to_vec(), Compression::Gzip),
+        (
+            "gzip with garbage",
+            [&gz[..], b"garbage"].concat(),
+            Compression::Gzip,
+        ),
+        ("gzip as zstd", gz.clone(), Compression::Zstd),
+        ("zstd as gzip", zst.clone(), Compression::Gzip),
+        ("cut zstd", zst[..zst.len() - 3].to_vec(), Compression::Zstd),
+        (
+            "zstd with garbage",
+            [&zst[..], b"garbage"].concat(),
+            Compression::Zstd,
+        ),
+        ("nothing", Vec::new(), Compression::Zstd),
+    ] {
+        let result = made(&blob, compression, &archive);
+        assert!(result.is_err(), "{name} was accepted");
+    }
+    let mut checksum = gz.clone();
+    let last = checksum.len() - 8;
+    checksum[last] ^= 1;
+    assert!(matches!(
+        made(&checksum, Compression::Gzip, &archive),
+        Err(LayerError::Decode {
+            compression: "gzip",
+            ..
+        })
+    ));
+}
+
+#[test]
+fn an_overlarge_zstd_window_is_refused() {
+    // A frame header that asks for a window of 2 GiB, and one raw block.
+    let frame = [
+        &[0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3][..],
+        &[1 | 5 << 3, 0, 0],
+        b"hello",
+    ]
+    .concat();
+    assert!(matches!(
+        made(&frame, Compression::Zstd, b"hello"),
+        Err(LayerError::Decode { .. })
+    ));
+}
+
+#[test]
+fn a_stream_that_ends_early_is_no_layer() {
+    let archive = archive();
+    let announced = Blob {
+        digest: ImageDigest::of(&archive),
+        size: archive.len() as u64,
+    };
+    let layer = LayerBlob {
+        blob: announced,
+        compression: Compression::None,
+    };
+    // Up to a block boundary the archive itself would look whole.
+    let error = made_as(
+        &archive[..archive.len() - 1024],
+        layer,
+        ImageDigest::of(&archive),
+    )
+    .unwrap_err();
+    assert!(matches!(error, LayerError::Decode { .. }), "{error:?}");
+}
+
+#[test]
+fn fuzz_corpus_of_hand_made_inputs_does_not_panic() {
+    let archive = archive();
+    for cut in [0, 1, 511, 512, 513, 1024, archive.len() - 1] {
+        fuzz_tar(&archive[..cut]);
+    }
+    for byte in [0, 1, 0x20, 0x7f, 0x80, 0xff] {
+        fuzz_tar(&[byte; 4096]);
+    }
+    crate::manifest::fuzz_manifest(b"{}");
+    crate::manifest::fuzz_manifest(&[b'['; 100_000]);
+}
