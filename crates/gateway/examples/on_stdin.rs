@@ -1,0 +1,88 @@
+//! A gateway on the link that is standard input (a TAP device or a sequential-packet socket): every connection goes to
+//! the same port of 127.0.0.1, every name is 192.0.2.1. For rigs that open the link and start this in it.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use agent_vm_gateway::{
+    Answer, Denied, DnsFailure, Family, FlowHandler, FlowRefusal, FlowRequest, Gateway,
+    GatewayConfig, GuestStream, LocalBoxFuture, OpenedFlow, Resolver,
+};
+use tokio::io::copy_bidirectional_with_sizes;
+use tokio::net::TcpStream;
+
+struct Loopback;
+
+struct Dialled(TcpStream);
+
+impl FlowHandler for Loopback {
+    fn open(
+        self: Rc<Self>,
+        request: FlowRequest,
+    ) -> LocalBoxFuture<'static, Result<Box<dyn OpenedFlow>, FlowRefusal>> {
+        Box::pin(async move {
+            let dial = TcpStream::connect((Ipv4Addr::LOCALHOST, request.port));
+            match tokio::time::timeout(Duration::from_secs(5), dial).await {
+                Ok(Ok(stream)) => {
+                    stream.set_nodelay(true).ok();
+                    Ok(Box::new(Dialled(stream)) as Box<dyn OpenedFlow>)
+                }
+                Ok(Err(_)) => Err(FlowRefusal::Refused),
+                Err(_) => Err(FlowRefusal::TimedOut),
+            }
+        })
+    }
+
+    fn address_allowed(&self, _name: &str, _address: IpAddr) -> bool {
+        true
+    }
+
+    fn denied(&self, denied: Denied) {
+        eprintln!(
+            "denied {} {} {:?}: {}",
+            denied.protocol, denied.destination, denied.port, denied.reason
+        );
+    }
+}
+
+impl OpenedFlow for Dialled {
+    fn serve(mut self: Box<Self>, mut guest: GuestStream) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move {
+            let size = 256 * 1024;
+            let _ = copy_bidirectional_with_sizes(&mut guest, &mut self.0, size, size).await;
+        })
+    }
+}
+
+impl Resolver for Loopback {
+    fn resolve(
+        &self,
+        _name: &str,
+        family: Family,
+    ) -> LocalBoxFuture<'static, Result<Answer, DnsFailure>> {
+        let addresses = match family {
+            Family::V4 => vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))],
+            Family::V6 => Vec::new(),
+        };
+        let ttl = Duration::from_secs(60);
+        Box::pin(async move { Ok(Answer { addresses, ttl }) })
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let link = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let handler = Rc::new(Loopback);
+        let gateway = Gateway::new(GatewayConfig::default(), link, handler.clone(), handler)?;
+        let counters = gateway.run().await?;
+        eprintln!("{counters:?}");
+        Ok(())
+    })
+}
