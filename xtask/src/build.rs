@@ -61,6 +61,23 @@ pub(crate) fn test_program(name: &str) -> Result<PathBuf> {
     Ok(found.with_context(|| format!("cargo made no {name}"))?.path)
 }
 
+/// An example program of a package.
+///
+/// # Errors
+/// When it does not build.
+pub(crate) fn example(package: &str, name: &str) -> Result<PathBuf> {
+    let built = cargo(&[
+        "build",
+        "--release",
+        "--package",
+        package,
+        "--example",
+        name,
+    ])?;
+    let found = built.into_iter().find(|built| built.name == name);
+    Ok(found.with_context(|| format!("cargo made no {name}"))?.path)
+}
+
 /// Runs cargo with `arguments` and gives the executables it made; compiler messages go to our standard error.
 ///
 /// # Errors

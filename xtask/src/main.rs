@@ -10,6 +10,7 @@
     reason = "development tasks are programs for people: they print and start other programs"
 )]
 
+mod bench;
 mod boot;
 mod build;
 mod ci;
@@ -51,6 +52,8 @@ enum Task {
     Tidy,
     /// Everything a change must pass.
     Ci,
+    /// Measure.
+    Bench(bench::BenchArguments),
     /// The main job from nothing: build, image, boot, one intercepted request.
     Demo,
     /// Run a command behind the real gateway and egress, in a network namespace instead of a guest.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Boot(arguments) => boot::run(&arguments),
         Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
         Task::Ci => ci::run(),
+        Task::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Demo => demo::run(),
         Task::Netns(arguments) => netns::run(&arguments),
         Task::Image(arguments) => image::run(&arguments).map(|()| ExitCode::SUCCESS),
