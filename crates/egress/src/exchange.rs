@@ -10,7 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::Upgraded;
 use thiserror::Error;
 
@@ -148,7 +148,7 @@ impl Exchange {
         if websocket {
             mark_websocket(&mut head.headers);
         }
-        if address(&mut head, self.transport, &lease).is_err() {
+        if address(&mut head, &body, self.transport, &lease).is_err() {
             return Ok(refuse(record, &DenyReason::RequestInvalid.into()));
         }
         let sent = lease.send(Request::from_parts(head, body)).await;
@@ -228,7 +228,12 @@ fn refuse(mut record: RequestRecord, refusal: &Refusal) -> Response<ReplyBody> {
 }
 
 /// Writes host and target in the way the upstream's protocol does, from what was judged.
-fn address(head: &mut Parts, transport: Transport, lease: &Lease) -> Result<(), http::Error> {
+fn address(
+    head: &mut Parts,
+    body: &RequestBody,
+    transport: Transport,
+    lease: &Lease,
+) -> Result<(), http::Error> {
     let target = head.uri.path_and_query().cloned();
     let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
     let named = match head.uri.authority() {
@@ -254,6 +259,13 @@ fn address(head: &mut Parts, transport: Transport, lease: &Lease) -> Result<(), 
         return Ok(());
     }
     head.headers.insert(header::HOST, named);
+    if body.size_hint().exact().is_none() {
+        // Said outright, because a GET without it is sent without its body.
+        head.headers.insert(
+            header::TRANSFER_ENCODING,
+            HeaderValue::from_static("chunked"),
+        );
+    }
     join_cookies(&mut head.headers);
     head.uri = Uri::from(target);
     head.version = Version::HTTP_11;

@@ -125,6 +125,7 @@ async fn look(
 ) -> (Opening, Vec<u8>) {
     let mut reader = HelloReader::default();
     let mut buffer = [0; LOOK_BYTES];
+    let mut peeked = [0; 1];
     let silence = if guarded {
         SILENCE_TIMEOUT
     } else {
@@ -133,7 +134,7 @@ async fn look(
     let first = tokio::select! {
         biased;
         read = guest.read(&mut buffer) => Some(read),
-        _spoke = upstream.readable() => None,
+        _spoke = upstream.peek(&mut peeked) => None,
         () = tokio::time::sleep(silence) => return (Opening::Broken, Vec::new()),
     };
     let deadline = Instant::now() + HELLO_TIMEOUT;

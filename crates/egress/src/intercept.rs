@@ -169,6 +169,7 @@ async fn serve_http1(guest: impl Duplex + 'static, exchange: Rc<Exchange>) -> Fl
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
+        .max_header_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .half_close(true)
         .auto_date_header(false)
@@ -191,7 +192,7 @@ async fn serve_http1(guest: impl Duplex + 'static, exchange: Rc<Exchange>) -> Fl
         (Ok(()), None) => close(&mut guest).await,
         (Err(error), _) => {
             note_broken(&exchange, &error);
-            if error.is_parse() {
+            if error.is_parse() || error.is_timeout() {
                 close(&mut guest).await
             } else {
                 FlowEnd::Reset
@@ -236,7 +237,7 @@ async fn serve_http2(guest: impl Duplex + 'static, exchange: Rc<Exchange>) -> Fl
 /// Records requests that could not even be read; other ends are no decision.
 fn note_broken(exchange: &Exchange, error: &hyper::Error) {
     tracing::debug!(%error, "the guest's connection broke");
-    if error.is_parse() {
+    if error.is_parse() || error.is_timeout() {
         let place = exchange.place.clone();
         Record::begin(&exchange.shared, Kind::Request, place).denied(DenyReason::RequestInvalid);
     }

@@ -24,7 +24,7 @@ fn send_up(
         let (mut guest, mut guest_end) = tokio::io::duplex(room);
         let (mut upstream, mut upstream_end) = tokio::io::duplex(room);
         let traffic = Rc::default();
-        let copy = async {
+        let copy = async move {
             let ended = splice(
                 &mut guest_end,
                 &mut upstream_end,

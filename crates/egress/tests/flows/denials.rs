@@ -179,6 +179,7 @@ fn requests_that_cannot_be_parsed_close_the_connection() {
         ] {
             let mut stream = rig.tls(API, &["http/1.1"]).await;
             let _closed_early = stream.write_all(head.as_bytes()).await;
+            let _sent = stream.flush().await;
             let mut answer = Vec::new();
             let _ended = stream.read_to_end(&mut answer).await;
             let answer = String::from_utf8_lossy(&answer);
@@ -396,5 +397,33 @@ fn a_placeholder_in_a_body_is_not_touched() {
         assert_eq!(response.status(), 200);
         response.into_body().collect().await.unwrap();
         assert_eq!(rig.upstream.only_request().body, text);
+    });
+}
+
+#[test]
+fn a_denied_upload_is_told_why() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut client = rig.http1(API).await;
+        let body = bytes::Bytes::from(vec![b'u'; 8 << 20]);
+        let request = get("/", &[("x-wrong", rig.oauth.as_str())]).map(|_| Full::new(body));
+        let response = client.send_request(request).await.unwrap();
+        let reason = outcome(response).await.1;
+        assert_eq!(reason.as_deref(), Some("placeholder-outside-credential"));
+        assert!(rig.upstream.seen.borrow().is_empty());
+    });
+}
+
+#[test]
+fn a_guest_that_does_not_trust_the_authority_is_recorded() {
+    with_rig(Behaviour::default(), async |rig| {
+        let (guest, flow) = rig.open(API, 443).await;
+        let failed = connect(guest, &rig.upstream.ca_pem, API, &["http/1.1"]).await;
+        assert!(failed.is_err());
+        assert_eq!(flow.await.unwrap(), FlowEnd::Reset);
+        let line = rig.last_audit();
+        assert_eq!(
+            (&line["verdict"], &line["reason"]),
+            (&"failed".into(), &"guest-tls".into())
+        );
     });
 }

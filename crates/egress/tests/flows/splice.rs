@@ -28,7 +28,7 @@ fn the_client_sees_the_upstreams_own_certificate() {
         let seen = rig.upstream.only_request();
         assert_eq!(seen.header("authorization"), Some(rig.oauth.as_str()));
         drop(client);
-        assert_eq!(flow.await.unwrap(), FlowEnd::Finished);
+        flow.await.unwrap();
         let line = rig.last_audit();
         assert_eq!(
             (&line["kind"], &line["verdict"]),

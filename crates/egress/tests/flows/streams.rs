@@ -51,6 +51,98 @@ fn large_bodies_pass_both_ways_and_are_counted() {
 }
 
 #[test]
+fn a_chunked_body_passes_whatever_the_method() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut stream = rig.tls(API, &["http/1.1"]).await;
+        let head = format!(
+            "GET / HTTP/1.1\r\nhost: {API}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(b"5\r\nquery\r\n0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(rig.upstream.only_request().body, "query");
+    });
+}
+
+#[test]
+fn a_client_that_waits_for_100_is_told_to_go_on() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut stream = rig.tls(API, &["http/1.1"]).await;
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: {API}\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut interim = [0; 21];
+        stream.read_exact(&mut interim).await.unwrap();
+        assert_eq!(&interim, b"HTTP/1.1 100 Continue");
+        stream.write_all(b"body").await.unwrap();
+        let mut rest = vec![0; 1024];
+        while !rest.windows(5).any(|window| window == b"hello") {
+            let length = stream.read(&mut rest).await.unwrap();
+            assert!(length > 0, "the answer ends early");
+        }
+        let seen = rig.upstream.only_request();
+        assert_eq!(
+            (seen.body.as_ref(), seen.header("expect")),
+            (&b"body"[..], None)
+        );
+    });
+}
+
+#[test]
+fn an_idle_connection_is_used_again_and_a_closed_one_replaced() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut client = rig.http2(API).await;
+        for expected in [1, 1] {
+            let request = get(&format!("https://{API}/"), &[]);
+            client
+                .send_request(request)
+                .await
+                .unwrap()
+                .into_body()
+                .collect()
+                .await
+                .unwrap();
+            assert_eq!(*rig.upstream.connections.borrow(), expected);
+        }
+        let mut other = rig.http1(API).await;
+        let response = other.send_request(get("/", &[])).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        assert_eq!(*rig.upstream.connections.borrow(), 2);
+    });
+}
+
+#[test]
+fn many_requests_at_once_share_one_http2_connection() {
+    with_rig(Behaviour::default(), async |rig| {
+        let client = rig.http2(API).await;
+        let requests: Vec<_> = (0..50)
+            .map(|n| {
+                let mut client = client.clone();
+                let token = format!("Bearer {}", rig.oauth);
+                let target = format!("https://{API}/{n}");
+                spawn_local(async move {
+                    let request = get(&target, &[("authorization", &token)]);
+                    client.send_request(request).await.unwrap().status()
+                })
+            })
+            .collect();
+        for request in requests {
+            assert_eq!(request.await.unwrap(), 200);
+        }
+        let seen = rig.upstream.seen.borrow();
+        let token = format!("Bearer {OAUTH_SECRET}");
+        assert!(
+            seen.iter()
+                .all(|seen| seen.header("authorization") == Some(token.as_str()))
+        );
+        assert_eq!((seen.len(), *rig.upstream.connections.borrow()), (50, 1));
+    });
+}
+
+#[test]
 fn trailers_pass_both_ways_over_http2() {
     with_rig(Behaviour::default(), async |rig| {
         let stream = rig.tls(API, &["h2"]).await;
@@ -144,17 +236,17 @@ fn a_body_is_only_read_as_fast_as_the_upstream_takes_it() {
             .unwrap();
         spawn_local(connection);
         let (frames, body) = crate::upstream::channel();
-        let request = get("/slow", &[]).map(|_| body);
+        let mut request = get("/slow", &[]).map(|_| body);
+        *request.method_mut() = http::Method::POST;
         let response = spawn_local(async move { client.send_request(request).await });
         let mut accepted = 0;
         let chunk = Bytes::from(vec![b'c'; 64 * 1024]);
         for _ in 0..1024 {
             let send = frames.send(Ok(Frame::data(chunk.clone())));
-            if tokio::time::timeout(Duration::from_millis(100), send)
-                .await
-                .is_err()
-            {
-                break;
+            match tokio::time::timeout(Duration::from_millis(100), send).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_gone)) => panic!("the body is not wanted: {:?}", response.await),
+                Err(_stalled) => break,
             }
             accepted += chunk.len();
         }

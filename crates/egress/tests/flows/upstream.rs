@@ -20,7 +20,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
@@ -29,7 +29,6 @@ use tokio_rustls::TlsAcceptor;
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) version: Version,
-    pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -76,7 +75,11 @@ impl Default for Behaviour {
 
 impl Upstream {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // A small receive buffer, so that a stalled upstream is felt soon.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(128).unwrap();
         let (ca_pem, config) = server_config(&behaviour);
         let upstream = Self {
             address: listener.local_addr().unwrap(),
@@ -150,7 +153,6 @@ impl Upstream {
         let (trailers, body) = body.unwrap_or_default();
         self.seen.borrow_mut().push(Seen {
             version: head.version,
-            method: head.method.to_string(),
             target: head
                 .uri
                 .path_and_query()
@@ -222,14 +224,12 @@ fn channel_body(receiver: Frames) -> BoxBody<Bytes, Infallible> {
 }
 
 /// A body that is sent through a channel of one frame.
-pub(crate) fn channel() -> (
-    mpsc::Sender<Result<Frame<Bytes>, Infallible>>,
-    BoxBody<Bytes, Infallible>,
-) {
+pub(crate) fn channel() -> (FrameSender, BoxBody<Bytes, Infallible>) {
     let (sender, receiver) = mpsc::channel(1);
     (sender, channel_body(receiver))
 }
 
+pub(crate) type FrameSender = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 type Frames = mpsc::Receiver<Result<Frame<Bytes>, Infallible>>;
 
 /// A body whose frames come from a task.
@@ -265,9 +265,19 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
+/// A number that differs from call to call.
+fn next_id() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 fn server_config(behaviour: &Behaviour) -> (String, Arc<ServerConfig>) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    // Each authority has its own name, else a verifier takes one for the other.
+    let name = format!("fake upstream {}", next_id());
+    ca.distinguished_name.push(rcgen::DnType::CommonName, name);
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = Issuer::new(ca, ca_key);
