@@ -1,2 +1,6 @@
-//! PID 1 of the guest.
-fn main() {}
+//! The guest's `/init`.
+#![forbid(unsafe_code)]
+
+fn main() {
+    agent_vm_guest::init::run();
+}
