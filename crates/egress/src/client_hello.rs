@@ -13,7 +13,8 @@ pub(crate) const MAX_HELLO_BYTES: usize = 16 * 1024;
 
 const RECORD_HEADER_BYTES: usize = 5;
 const MAX_RECORD_BYTES: usize = 16 * 1024;
-const CONTENT_HANDSHAKE: u8 = 22;
+/// The first byte of a TLS connection.
+pub(crate) const CONTENT_HANDSHAKE: u8 = 22;
 const VERSION_MAJOR: u8 = 3;
 const MESSAGE_CLIENT_HELLO: u8 = 1;
 const EXTENSION_SERVER_NAME: u16 = 0;
@@ -74,16 +75,6 @@ impl HelloReader {
     /// How many more bytes may be taken.
     pub(crate) fn room(&self) -> usize {
         MAX_HELLO_BYTES.saturating_sub(self.bytes.len())
-    }
-
-    /// Everything taken.
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
-
-    /// Whether nothing was taken.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
     }
 
     fn unpack_records(&mut self) -> Result<(), HelloError> {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::audit::Kind;
-use crate::client_hello::{ClientHello, HelloReader, Progress};
+use crate::client_hello::{CONTENT_HANDSHAKE, ClientHello, HelloReader, Progress};
 use crate::egress::{Flow, FlowEnd, Shared};
 use crate::intercept::Intercepted;
 use crate::record::{Place, Record};
@@ -146,12 +146,7 @@ async fn look(
     let mut early = Vec::new();
     loop {
         if read == 0 {
-            let opening = if early.is_empty() && reader.is_empty() {
-                Opening::Other
-            } else {
-                Opening::Broken
-            };
-            return (opening, reader.into_bytes());
+            return (undecided(&early), early);
         }
         early.extend_from_slice(&buffer[..read]);
         let decided = match reader.push(&buffer[..read]) {
@@ -173,8 +168,17 @@ async fn look(
         let room = reader.room().clamp(1, LOOK_BYTES);
         match timeout_at(deadline, guest.read(&mut buffer[..room])).await {
             Ok(Ok(length)) => read = length,
-            Ok(Err(_)) | Err(_) => return (Opening::Broken, early),
+            Ok(Err(_)) | Err(_) => return (undecided(&early), early),
         }
+    }
+}
+
+/// What bytes are after which nothing comes.
+fn undecided(early: &[u8]) -> Opening {
+    if early.first() == Some(&CONTENT_HANDSHAKE) {
+        Opening::Broken
+    } else {
+        Opening::Other
     }
 }
 

@@ -26,7 +26,7 @@ use crate::exchange::{Exchange, Tunnel};
 use crate::leaf_cache::Offer;
 use crate::local_executor::LocalExecutor;
 use crate::record::{Place, Record};
-use crate::request_head::{MAX_HEAD_BYTES, MAX_HEADERS};
+use crate::request_head::MAX_HEAD_BYTES;
 use crate::splice::{Duplex, Early, SpliceEnd, splice};
 use crate::upstream::{Security, Upstream};
 
@@ -170,8 +170,6 @@ async fn serve_http1(guest: impl Duplex + 'static, exchange: Rc<Exchange>) -> Fl
         .header_read_timeout(IDLE_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_header_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
-        .half_close(true)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(guest), service);
     let mut closing = false;

@@ -29,7 +29,7 @@ use crate::body::RequestBody;
 use crate::dial::{DialError, dial};
 use crate::leaf_cache::Offer;
 use crate::local_executor::LocalExecutor;
-use crate::request_head::{MAX_HEAD_BYTES, MAX_HEADERS};
+use crate::request_head::MAX_HEAD_BYTES;
 use crate::tls_roots::RootsError;
 
 /// How long the TLS handshake may take.
@@ -199,7 +199,6 @@ impl Upstream {
     {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES)
-            .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| UpstreamError::Http { source })?;

@@ -117,7 +117,6 @@ fn reads_the_hellos_of_real_clients() {
             Ok(expected(name, *offers_h2)),
             "{name}"
         );
-        assert_eq!(reader.into_bytes(), *sample);
     }
 }
 

@@ -81,6 +81,23 @@ fn the_upstream_may_speak_first_and_each_side_may_end_first() {
 }
 
 #[test]
+fn a_word_that_might_become_http_is_passed_on_when_nothing_follows() {
+    with_rig(Behaviour::default(), async |rig| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let rig = rig.with_target(listener.local_addr().unwrap());
+        for first in ["", "QUIT"] {
+            let (mut guest, _flow) = rig.open(FREE, 443).await;
+            let (mut server, _) = listener.accept().await.unwrap();
+            guest.write_all(first.as_bytes()).await.unwrap();
+            guest.shutdown().await.unwrap();
+            let mut word = String::new();
+            server.read_to_string(&mut word).await.unwrap();
+            assert_eq!(word, first);
+        }
+    });
+}
+
+#[test]
 fn a_slow_reader_holds_the_sender_back() {
     with_rig(Behaviour::default(), async |rig| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

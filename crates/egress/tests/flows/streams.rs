@@ -115,6 +115,41 @@ fn an_idle_connection_is_used_again_and_a_closed_one_replaced() {
 }
 
 #[test]
+fn a_guest_that_goes_away_ends_the_request_upstream() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut http1 = rig.http1(API).await;
+        let pending = spawn_local(async move { drop(http1.send_request(get("/slow", &[])).await) });
+        let mut http2 = rig.http2(API).await;
+        let target = format!("https://{API}/slow");
+        let other = spawn_local(async move { drop(http2.send_request(get(&target, &[])).await) });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(*rig.upstream.ended.borrow(), 0);
+        pending.abort();
+        other.abort();
+        while *rig.upstream.ended.borrow() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+#[test]
+fn the_answer_to_head_keeps_its_length() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut client = rig.http1(API).await;
+        let mut request = get("/big", &[]);
+        *request.method_mut() = http::Method::HEAD;
+        let response = client.send_request(request).await.unwrap();
+        assert_eq!(response.headers()["content-length"], "1048576");
+        client.ready().await.unwrap();
+        let response = client.send_request(get("/", &[])).await.unwrap();
+        assert_eq!(
+            response.into_body().collect().await.unwrap().to_bytes(),
+            "hello"
+        );
+    });
+}
+
+#[test]
 fn many_requests_at_once_share_one_http2_connection() {
     with_rig(Behaviour::default(), async |rig| {
         let client = rig.http2(API).await;

@@ -48,6 +48,8 @@ pub(crate) struct Upstream {
     pub(crate) ca_pem: String,
     pub(crate) seen: Rc<RefCell<Vec<Seen>>>,
     pub(crate) connections: Rc<RefCell<usize>>,
+    /// Connections that have ended.
+    pub(crate) ended: Rc<RefCell<usize>>,
     /// Lets a request to `/slow` go on.
     pub(crate) release: Rc<Notify>,
 }
@@ -86,6 +88,7 @@ impl Upstream {
             ca_pem,
             seen: Rc::default(),
             connections: Rc::default(),
+            ended: Rc::default(),
             release: Rc::default(),
         };
         let server = upstream.clone();
@@ -94,7 +97,11 @@ impl Upstream {
             while let Ok((stream, _)) = listener.accept().await {
                 *server.connections.borrow_mut() += 1;
                 stream.set_nodelay(true).unwrap();
-                spawn_local(server.clone().serve(stream, acceptor.clone()));
+                let (server, acceptor) = (server.clone(), acceptor.clone());
+                spawn_local(async move {
+                    server.clone().serve(stream, acceptor).await;
+                    *server.ended.borrow_mut() += 1;
+                });
             }
         });
         upstream
