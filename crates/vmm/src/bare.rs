@@ -68,7 +68,7 @@ pub fn bare_boot(
     let parts = Parts {
         vcpus: 1,
         memory_mib,
-        kernel: crate::kernel::loadable(File::from(kernel))?.into_fd(),
+        kernel: crate::kernel::map(&File::from(kernel))?,
         files: Arc::new(files),
         disks: Vec::new(),
         network: None,

@@ -174,7 +174,7 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
     let _ = rustix::thread::set_name(c"agent-vm vmm");
     crate::preflight::preflight().map_err(ChildError::Kvm)?;
 
-    let kernel = crate::kernel::loadable(File::from(kernel)).map_err(ChildError::Kernel)?;
+    let kernel = crate::kernel::map(&File::from(kernel)).map_err(ChildError::Kernel)?;
     crate::confine::limits().map_err(ChildError::Confine)?;
     let roots = shares
         .iter()
@@ -185,7 +185,6 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
     let files =
         crate::file_device::FileDevice::new(init, roots, spec).map_err(ChildError::Files)?;
     let grants = crate::confine::Grants {
-        kernel: &kernel,
         disks: &disks,
         shares: &shares,
     };
@@ -196,7 +195,7 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
     let parts = Parts {
         vcpus: spec.vcpus,
         memory_mib: spec.memory_mib,
-        kernel: kernel.into_fd(),
+        kernel,
         files: Arc::new(files),
         disks,
         network: Some(network),

@@ -10,7 +10,6 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
-use crate::kernel::Loadable;
 use crate::spec::Access;
 
 mod files;
@@ -18,7 +17,6 @@ mod syscalls;
 
 /// What the file system rules must allow.
 pub(crate) struct Grants<'a> {
-    pub(crate) kernel: &'a Loadable,
     pub(crate) disks: &'a [(OwnedFd, Access)],
     pub(crate) shares: &'a [(OwnedFd, Access)],
 }

@@ -24,13 +24,14 @@ use msb_krun_vmm::resources::{
     DefaultVirtioConsoleConfig, TsiFlags, VirtioConsoleConfigMode, VmResources,
 };
 use msb_krun_vmm::vmm_config::block::BlockDeviceConfig;
-use msb_krun_vmm::vmm_config::external_kernel::{ExternalKernel, KernelFormat};
 use msb_krun_vmm::vmm_config::fs::CustomFsDeviceConfig;
+use msb_krun_vmm::vmm_config::kernel_bundle::KernelBundle;
 use msb_krun_vmm::vmm_config::machine_config::VmConfig;
 use msb_krun_vmm::vmm_config::net::NetworkInterfaceConfig;
 use msb_krun_vmm::vmm_config::vsock::VsockDeviceConfig;
 
 use crate::control_port::{CONTROL_PORT, ControlPort, GUEST_CID};
+use crate::kernel::MappedKernel;
 use crate::net_link::{FEATURES, NetLink};
 use crate::spec::Access;
 
@@ -43,6 +44,8 @@ use crate::spec::Access;
 pub(crate) const COMMAND_LINE: &str = "reboot=k panic=-1 panic_print=0 nomodule console=hvc0 \
     rootfstype=virtiofs rw quiet no-kvmapf krun.poweroff=i8042 initcall_blacklist=jent_mod_init,cmos_init init=/init";
 
+/// Where guest memory makes room for devices, in MiB from 0.
+const DEVICE_WINDOW_MIB: u64 = 3328;
 /// The tag of the root file system.
 const ROOT_TAG: &str = "/dev/root";
 /// The guest's Ethernet address, locally administered.
@@ -60,8 +63,7 @@ const NOT_ANNOUNCED: i32 = i32::MAX;
 pub(crate) struct Parts {
     pub(crate) vcpus: u8,
     pub(crate) memory_mib: u32,
-    /// An ELF executable.
-    pub(crate) kernel: OwnedFd,
+    pub(crate) kernel: MappedKernel,
     pub(crate) files: Arc<dyn DynFileSystem>,
     pub(crate) disks: Vec<(OwnedFd, Access)>,
     pub(crate) network: Option<OwnedFd>,
@@ -129,8 +131,8 @@ pub(crate) fn run(
         Arc::clone(&announced),
     )
     .map_err(EngineError::Build)?;
-    // The engine has read the kernel and opened the disks for itself.
-    drop((parts.kernel, parts.disks));
+    // The engine has opened the disks for itself.
+    drop(parts.disks);
     crate::ffi::default_termination();
     if resources.split_irqchip {
         // Serves the engine's interrupt controller, and would spin if there were none.
@@ -177,21 +179,36 @@ fn machine(parts: &Parts) -> Result<VmResources, EngineError> {
         .push(VirtioConsoleConfigMode::Autoconfigure(console));
     let config = VmConfig {
         vcpu_count: Some(parts.vcpus),
-        mem_size_mib: Some(parts.memory_mib as usize),
+        mem_size_mib: Some(memory_beside_kernel(parts) as usize),
         ht_enabled: Some(false),
         ..VmConfig::default()
     };
     resources
         .set_vm_config(&config)
         .map_err(|error| EngineError::part("machine")(error.to_string()))?;
-    resources.set_external_kernel(ExternalKernel {
-        path: fd_path(&parts.kernel),
-        format: KernelFormat::Elf,
-        initramfs_path: None,
-        initramfs_size: 0,
-        cmdline: Some(COMMAND_LINE.to_owned()),
-    });
+    let bundle = KernelBundle {
+        host_addr: parts.kernel.host_address,
+        guest_addr: parts.kernel.guest_address,
+        entry_addr: parts.kernel.entry_address,
+        size: parts.kernel.size,
+    };
+    resources
+        .set_kernel_bundle(bundle)
+        .map_err(|error| EngineError::part("kernel")(error.to_string()))?;
+    resources.kernel_cmdline.prolog = Some(COMMAND_LINE.to_owned());
     Ok(resources)
+}
+
+/// What the engine must be asked for so that the guest has `memory_mib` in all.
+///
+/// Below its device window, at [`DEVICE_WINDOW_MIB`], the engine adds the kernel and what lies
+/// before it to the size it is given; above, it does not.
+fn memory_beside_kernel(parts: &Parts) -> u64 {
+    let memory = u64::from(parts.memory_mib);
+    if memory > DEVICE_WINDOW_MIB {
+        return memory;
+    }
+    memory.saturating_sub((parts.kernel.guest_address + parts.kernel.size as u64) >> 20)
 }
 
 fn attach_files(resources: &mut VmResources, files: Arc<dyn DynFileSystem>) {

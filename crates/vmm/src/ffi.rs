@@ -3,8 +3,9 @@
 #![allow(unsafe_code, reason = "the one file of this crate that may")]
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -91,6 +92,34 @@ pub(crate) fn empty_stat() -> stat64 {
 pub(crate) fn empty_statvfs() -> statvfs64 {
     // SAFETY: the type is plain integers, for which zero is a value.
     unsafe { std::mem::zeroed() }
+}
+
+/// Maps `len` bytes of `file` from `offset` on, privately and writable, followed by zeroes up to
+/// `total` bytes. The mapping stays for the life of this process.
+///
+/// # Errors
+/// When the system refuses or `len` exceeds `total`.
+pub(crate) fn map_kernel(file: &File, offset: u64, len: u64, total: usize) -> io::Result<u64> {
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let len = usize::try_from(len).map_err(invalid)?;
+    let offset = libc::off_t::try_from(offset).map_err(invalid)?;
+    if len > total {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: asks for a new mapping at an address of the system's choice; touches no other.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), total, protection, anonymous, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let backed = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: replaces the first `len` bytes of the mapping just made, which nothing refers to yet.
+    let image = unsafe { libc::mmap(start, len, protection, backed, file.as_raw_fd(), offset) };
+    if image == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(start as u64)
 }
 
 /// KVM behind a descriptor already opened.

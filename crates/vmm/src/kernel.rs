@@ -1,22 +1,17 @@
-//! Turns the pinned guest kernel into what the engine loads: an ELF image in a memory file.
+//! Maps the pinned guest kernel into this process, where the engine takes it from.
 //!
 //! The kernel is distributed as `libkrunfw.so.5`: a shared object that holds the loadable image as
 //! the data symbol `KERNEL_BUNDLE` and a function `krunfw_get_kernel` that stores its guest load
-//! address, entry point and size through three pointers. Nothing of it is executed here: the
-//! symbols are looked up in the file and the three constants are read out of the function's
-//! instructions (`mov qword [rax], imm32`). The image is then wrapped as a minimal ELF64
-//! executable with one segment, so that guest memory is one region, no library has to be loaded
-//! into the confined process, and the kernel's command line is ours alone.
+//! address, entry point and size through three pointers. Nothing of it is executed here and no
+//! library is loaded: the symbols are looked up in the file, the three constants are read out of
+//! the function's instructions (`mov qword [rax], imm32`), and the image is mapped privately as
+//! guest memory. So nothing is copied, pages nobody touches are never read, and VMs share the rest.
 //!
-//! A file that is already such an executable is passed through. Formats: System V ABI,
-//! "Object Files"; ELF-64 Object File Format 1.5.
+//! Formats: System V ABI, "Object Files"; ELF-64 Object File Format 1.5.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::os::unix::fs::FileExt;
-
-use rustix::fs::{MemfdFlags, SealFlags};
 
 /// Largest kernel file accepted, in bytes.
 pub const MAX_KERNEL_FILE: u64 = 256 << 20;
@@ -29,17 +24,18 @@ const MAX_TABLE: u64 = 1 << 20;
 /// Most bytes of `krunfw_get_kernel` looked at.
 const MAX_FUNCTION: u64 = 256;
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 const ELF_HEADER_LEN: usize = 64;
 const PROGRAM_HEADER_LEN: usize = 56;
 const SECTION_HEADER_LEN: usize = 64;
 const SYMBOL_LEN: usize = 24;
-const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 const EM_X86_64: u16 = 62;
 const SHT_DYNSYM: u32 = 11;
 const PT_LOAD: u32 = 1;
-/// Where the image begins in the wrapping file.
-const WRAPPED_OFFSET: u64 = 4096;
+/// Bytes of a page that saves many small ones.
+pub(crate) const HUGE_PAGE: u64 = 2 << 20;
 
 /// Why a file is not a usable guest kernel.
 #[derive(Debug, thiserror::Error)]
@@ -64,113 +60,55 @@ struct KernelImage {
     entry: u64,
 }
 
-/// A kernel the engine can load.
-#[derive(Debug)]
-pub enum Loadable {
-    /// The given file itself.
-    AsGiven(OwnedFd),
-    /// A sealed memory file made from it.
-    Wrapped(OwnedFd),
+/// A kernel mapped into this process for the rest of its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MappedKernel {
+    /// Where it lies in this process.
+    pub(crate) host_address: u64,
+    /// Where it goes in the guest.
+    pub(crate) guest_address: u64,
+    /// Where the guest enters it.
+    pub(crate) entry_address: u64,
+    /// Its size in bytes, a multiple of [`HUGE_PAGE`].
+    pub(crate) size: usize,
 }
 
-impl Loadable {
-    /// The ELF executable.
-    #[must_use]
-    pub fn into_fd(self) -> OwnedFd {
-        match self {
-            Self::AsGiven(fd) | Self::Wrapped(fd) => fd,
-        }
-    }
-}
-
-/// An ELF executable of the kernel in `file`, ready to be loaded by the engine.
+/// Maps the kernel in `file`.
 ///
 /// # Errors
-/// When the file cannot be read or is neither a `libkrunfw` library nor a kernel executable.
-pub fn loadable(file: File) -> Result<Loadable, KernelError> {
+/// When the file cannot be read or is no `libkrunfw` library.
+pub(crate) fn map(file: &File) -> Result<MappedKernel, KernelError> {
+    let image = examine(file)?;
+    // Rounded up so that the memory after it can be mapped by huge pages.
+    let size = usize::try_from(image.size.next_multiple_of(HUGE_PAGE)).map_err(|_| {
+        KernelError::Format {
+            reason: "it is too large",
+        }
+    })?;
+    let host_address = crate::ffi::map_kernel(file, image.offset, image.size, size)?;
+    Ok(MappedKernel {
+        host_address,
+        guest_address: image.load,
+        entry_address: image.entry,
+        size,
+    })
+}
+
+/// Finds the image in `file`.
+fn examine(file: &File) -> Result<KernelImage, KernelError> {
     let length = file.metadata()?.len();
     if length > MAX_KERNEL_FILE {
         return Err(KernelError::Format {
             reason: "it is too large",
         });
     }
-    let header = Bytes::read(&file, 0, ELF_HEADER_LEN as u64, length)?;
+    let header = Bytes::read(file, 0, ELF_HEADER_LEN as u64, length)?;
     match elf_type(&header)? {
-        ET_EXEC => Ok(Loadable::AsGiven(file.into())),
-        ET_DYN => wrap(&file, &locate(&file, &header, length)?).map(Loadable::Wrapped),
+        ET_DYN => locate(file, &header, length),
         _ => Err(KernelError::Format {
-            reason: "it is neither a library nor an executable",
+            reason: "it is no shared library",
         }),
     }
-}
-
-/// Writes the executable form of `image` into a sealed memory file.
-fn wrap(file: &File, image: &KernelImage) -> Result<OwnedFd, KernelError> {
-    let memory = rustix::fs::memfd_create(
-        "guest-kernel",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )
-    .map_err(io::Error::from)?;
-    let mut output = File::from(memory);
-    output.set_len(WRAPPED_OFFSET)?;
-    output.write_all_at(&wrapping_header(image), 0)?;
-    io::Seek::seek(&mut output, io::SeekFrom::Start(WRAPPED_OFFSET))?;
-    copy_range(file, &mut output, image.offset, image.size)?;
-    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&output, seals).map_err(io::Error::from)?;
-    Ok(output.into())
-}
-
-/// Copies in the kernel where it can, through memory where it cannot.
-fn copy_range(file: &File, output: &mut File, offset: u64, size: u64) -> io::Result<()> {
-    const CHUNK: usize = 1 << 20;
-    let (mut at, end) = (offset, offset + size);
-    while at < end {
-        let want = usize::try_from(end - at).unwrap_or(usize::MAX);
-        match rustix::fs::sendfile(&*output, file, Some(&mut at), want) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => break,
-        }
-    }
-    let mut buffer = vec![0_u8; if at < end { CHUNK } else { 0 }];
-    while at < end {
-        let take = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
-        let chunk = buffer.get_mut(..take).unwrap_or_default();
-        file.read_exact_at(chunk, at)?;
-        output.write_all(chunk)?;
-        at += take as u64;
-    }
-    Ok(())
-}
-
-fn wrapping_header(image: &KernelImage) -> Vec<u8> {
-    let mut out = Vec::with_capacity(ELF_HEADER_LEN + PROGRAM_HEADER_LEN);
-    out.extend_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
-    out.extend_from_slice(&[0; 8]);
-    out.extend_from_slice(&ET_EXEC.to_le_bytes());
-    out.extend_from_slice(&EM_X86_64.to_le_bytes());
-    out.extend_from_slice(&1_u32.to_le_bytes());
-    out.extend_from_slice(&image.entry.to_le_bytes());
-    out.extend_from_slice(&(ELF_HEADER_LEN as u64).to_le_bytes());
-    out.extend_from_slice(&0_u64.to_le_bytes());
-    out.extend_from_slice(&0_u32.to_le_bytes());
-    for half in [ELF_HEADER_LEN, PROGRAM_HEADER_LEN, 1, 0, 0, 0] {
-        out.extend_from_slice(&(half as u16).to_le_bytes());
-    }
-    out.extend_from_slice(&PT_LOAD.to_le_bytes());
-    out.extend_from_slice(&7_u32.to_le_bytes());
-    for word in [
-        WRAPPED_OFFSET,
-        image.load,
-        image.load,
-        image.size,
-        image.size,
-        4096,
-    ] {
-        out.extend_from_slice(&word.to_le_bytes());
-    }
-    out
 }
 
 fn elf_type(header: &Bytes) -> Result<u16, KernelError> {
@@ -219,7 +157,8 @@ fn locate(file: &File, header: &Bytes, length: u64) -> Result<KernelImage, Kerne
         reason: "its load address could not be found",
     })?;
     let inside = entry >= load && entry - load < size;
-    if size == 0 || size > bundle.1 || load > MAX_GUEST_ADDRESS || load % 4096 != 0 || !inside {
+    if size == 0 || size > bundle.1 || load > MAX_GUEST_ADDRESS || load % HUGE_PAGE != 0 || !inside
+    {
         return Err(KernelError::Format {
             reason: "its load address is not plausible",
         });
@@ -228,6 +167,11 @@ fn locate(file: &File, header: &Bytes, length: u64) -> Result<KernelImage, Kerne
     if offset.checked_add(size).is_none_or(|end| end > length) {
         return Err(KernelError::Format {
             reason: "it is cut short",
+        });
+    }
+    if offset % PAGE != 0 || size % PAGE != 0 {
+        return Err(KernelError::Format {
+            reason: "its image does not lie on pages",
         });
     }
     Ok(KernelImage {

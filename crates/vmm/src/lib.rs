@@ -24,7 +24,7 @@ mod engine;
 mod exit;
 mod ffi;
 mod file_device;
-pub mod kernel;
+mod kernel;
 mod memory;
 mod net_link;
 mod preflight;
@@ -36,6 +36,7 @@ pub use child::child_main;
 pub use control_port::CONTROL_PORT;
 pub use exit::{ExitReason, VmExit};
 pub use file_device::EXIT_CODE_IOCTL;
+pub use kernel::{KernelError, MAX_KERNEL_FILE};
 pub use memory::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, SizeError};
 pub use preflight::{KVM_DEVICE, KvmError, PROBE_LIMIT, preflight, probe_tiny_guest};
 pub use spec::{

@@ -90,7 +90,7 @@ pub struct VmSpec {
     pub vcpus: u8,
     /// Guest memory in MiB; see [`crate::MIN_MEMORY_MIB`].
     pub memory_mib: u32,
-    /// The pinned kernel file (`libkrunfw.so.5` or the executable made of it).
+    /// The pinned kernel file, a `libkrunfw.so.5`.
     pub kernel: OwnedFd,
     /// The guest's first program: a static executable in a sealed memory file.
     pub init: OwnedFd,

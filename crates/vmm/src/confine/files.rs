@@ -10,7 +10,6 @@ use landlock::{
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::Grants;
-use crate::kernel::Loadable;
 use crate::spec::Access;
 
 /// The newest set of rules this code knows; older kernels enforce the part they know.
@@ -48,10 +47,6 @@ pub(crate) fn restrict(grants: &Grants<'_>) -> Result<(), FilesError> {
         &kvm,
         AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
     )?;
-    // A memory file lies in no directory: it needs no rule and can have none.
-    if let Loadable::AsGiven(kernel) = grants.kernel {
-        rules = allow(rules, kernel, AccessFs::ReadFile.into())?;
-    }
     for (image, access) in grants.disks {
         rules = allow(rules, image, file_rights(*access))?;
     }

@@ -1,6 +1,6 @@
 //! Libraries and executables made by hand, whole and damaged.
 
-use std::io::Read;
+use std::io::Write;
 
 use proptest::prelude::*;
 
@@ -35,7 +35,10 @@ fn put(file: &mut Vec<u8>, at: u64, bytes: &[u8]) {
 }
 
 fn words(values: &[u64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 fn symbol_entry(name: u32, value: u64, size: u64) -> Vec<u8> {
@@ -72,7 +75,12 @@ fn library(size: u32) -> Vec<u8> {
     symbols.extend(symbol_entry(15, CODE_AT, code.len() as u64));
     put(&mut file, SYMBOLS_AT, &symbols);
     let mut sections = section_entry(0, 0, 0, 0);
-    sections.extend(section_entry(SHT_DYNSYM, SYMBOLS_AT, symbols.len() as u64, 2));
+    sections.extend(section_entry(
+        SHT_DYNSYM,
+        SYMBOLS_AT,
+        symbols.len() as u64,
+        2,
+    ));
     sections.extend(section_entry(3, STRINGS_AT, names.len() as u64, 0));
     put(&mut file, SECTIONS_AT, &sections);
     put(&mut file, IMAGE_AT, &IMAGE);
@@ -85,50 +93,34 @@ fn on_disk(bytes: &[u8]) -> File {
     file
 }
 
-fn content(loadable: Loadable) -> Vec<u8> {
-    let mut file = File::from(loadable.into_fd());
-    io::Seek::rewind(&mut file).unwrap();
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).unwrap();
-    bytes
-}
-
 fn reason(bytes: &[u8]) -> &'static str {
-    match loadable(on_disk(bytes)) {
+    match map(&on_disk(bytes)) {
         Err(KernelError::Format { reason }) => reason,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn wraps_the_image_of_a_library() {
-    let loadable = loadable(on_disk(&library(4096))).unwrap();
-    assert!(matches!(loadable, Loadable::Wrapped(_)));
-    let bytes = content(loadable);
-    assert_eq!(bytes.len(), 4096 + 4096);
-    assert_eq!(bytes[4096..], IMAGE);
-    let view = Bytes(bytes);
-    assert_eq!(elf_type(&view).unwrap(), ET_EXEC);
-    assert_eq!(view.u64(24).unwrap(), u64::from(ENTRY));
-    let segment = 64;
-    assert_eq!(view.u32(segment).unwrap(), PT_LOAD);
-    assert_eq!(view.u64(segment + 8).unwrap(), WRAPPED_OFFSET);
-    assert_eq!(view.u64(segment + 24).unwrap(), u64::from(LOAD));
-    assert_eq!((view.u64(segment + 32).unwrap(), view.u64(segment + 40).unwrap()), (4096, 4096));
+fn finds_the_image_of_a_library() {
+    let image = examine(&on_disk(&library(4096))).unwrap();
+    let expected = KernelImage {
+        offset: IMAGE_AT,
+        size: 4096,
+        load: LOAD.into(),
+        entry: ENTRY.into(),
+    };
+    assert_eq!(image, expected);
 }
 
 #[test]
-fn passes_an_executable_through() {
-    let wrapped = content(loadable(on_disk(&library(4096))).unwrap());
-    let again = loadable(on_disk(&wrapped)).unwrap();
-    assert!(matches!(again, Loadable::AsGiven(_)));
-    assert_eq!(content(again), wrapped);
-}
-
-#[test]
-fn wrapped_kernel_cannot_be_changed() {
-    let mut file = File::from(loadable(on_disk(&library(4096))).unwrap().into_fd());
-    assert!(file.write(b"x").is_err());
+fn maps_the_image_rounded_up_to_huge_pages() {
+    let kernel = map(&on_disk(&library(4096))).unwrap();
+    assert_eq!(kernel.size as u64, HUGE_PAGE);
+    assert_eq!(
+        (kernel.guest_address, kernel.entry_address),
+        (LOAD.into(), ENTRY.into())
+    );
+    assert_eq!(kernel.host_address % PAGE, 0);
 }
 
 #[test]
@@ -140,7 +132,7 @@ fn refuses_what_is_no_kernel() {
     assert_eq!(reason(&foreign), "it is for another processor");
     let mut object = library(4096);
     object[16] = 1;
-    assert_eq!(reason(&object), "it is neither a library nor an executable");
+    assert_eq!(reason(&object), "it is no shared library");
 }
 
 #[test]
@@ -152,7 +144,10 @@ fn refuses_a_library_without_the_symbols() {
 
 #[test]
 fn refuses_a_size_beyond_the_symbol_or_an_entry_outside_the_image() {
-    assert_eq!(reason(&library(0x2001)), "its load address is not plausible");
+    assert_eq!(
+        reason(&library(0x2001)),
+        "its load address is not plausible"
+    );
     assert_eq!(reason(&library(0x100)), "its load address is not plausible");
     assert_eq!(reason(&library(0)), "its load address is not plausible");
 }
@@ -166,7 +161,10 @@ fn refuses_a_file_cut_short() {
 #[test]
 fn constants_come_from_exactly_three_stores() {
     let three = [LOAD, ENTRY, 0x149_0000];
-    assert_eq!(stored_constants(&stores(&three)), Some(three.map(u64::from)));
+    assert_eq!(
+        stored_constants(&stores(&three)),
+        Some(three.map(u64::from))
+    );
     assert_eq!(stored_constants(&stores(&three[..2])), None);
     assert_eq!(stored_constants(&stores(&[1, 2, 3, 4])), None);
     assert_eq!(stored_constants(&stores(&three)[..30]), None);
@@ -179,6 +177,6 @@ proptest! {
     fn damaged_libraries_never_panic(at in 0_usize..0x700, byte in any::<u8>()) {
         let mut file = library(4096);
         file[at] = byte;
-        let _ = loadable(on_disk(&file));
+        let _ = map(&on_disk(&file));
     }
 }
