@@ -8,6 +8,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::digest::{DigestParseError, ImageDigest};
 use crate::escape::Escaped;
@@ -21,9 +22,12 @@ pub(crate) const MAX_NAME_LENGTH: usize = 255;
 /// The longest tag, in bytes.
 pub(crate) const MAX_TAG_LENGTH: usize = 128;
 
-/// A parsed image reference; `Display` gives the canonical form.
+/// A parsed image reference; `Display` gives the canonical form. Cheap to clone: every error of a pull has one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Reference {
+pub struct Reference(Arc<Parts>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Parts {
     registry: String,
     repository: String,
     tag: Option<String>,
@@ -76,12 +80,12 @@ pub enum ReferenceError {
 impl Reference {
     /// The registry as the user names it: `docker.io`, `ghcr.io`, `localhost:5000`.
     pub fn registry(&self) -> &str {
-        &self.registry
+        &self.0.registry
     }
 
     /// The host and port that serve the registry's API; differs from [`Self::registry`] for Docker Hub only.
     pub fn api_host(&self) -> &str {
-        match self.registry.as_str() {
+        match self.0.registry.as_str() {
             DEFAULT_REGISTRY => "registry-1.docker.io",
             other => other,
         }
@@ -89,33 +93,38 @@ impl Reference {
 
     /// The repository, for example `library/debian`.
     pub fn repository(&self) -> &str {
-        &self.repository
+        &self.0.repository
     }
 
     /// The tag, if one was given or implied.
     pub fn tag(&self) -> Option<&str> {
-        self.tag.as_deref()
+        self.0.tag.as_deref()
     }
 
     /// The digest, if the reference pins one.
     pub fn digest(&self) -> Option<ImageDigest> {
-        self.digest
+        self.0.digest
     }
 
     /// The same repository, pinned to `digest` and without a tag.
     #[must_use]
     pub fn pinned(&self, digest: ImageDigest) -> Self {
-        Self {
-            registry: self.registry.clone(),
-            repository: self.repository.clone(),
+        let Parts {
+            registry,
+            repository,
+            ..
+        } = Parts::clone(&self.0);
+        Self(Arc::new(Parts {
+            registry,
+            repository,
             tag: None,
             digest: Some(digest),
-        }
+        }))
     }
 
     /// What follows `/manifests/` when the image is asked for: the digest if there is one, else the tag.
     pub(crate) fn manifest_selector(&self) -> String {
-        match (&self.digest, &self.tag) {
+        match (&self.0.digest, &self.0.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, Some(tag)) => tag.clone(),
             (None, None) => DEFAULT_TAG.to_owned(),
@@ -124,7 +133,7 @@ impl Reference {
 
     /// Whether the registry is this machine: `localhost`, `127.0.0.0/8` or `[::1]`, with or without a port.
     pub fn is_loopback(&self) -> bool {
-        let host = split_port(&self.registry).0;
+        let host = split_port(&self.0.registry).0;
         if let Some(v6) = host
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'))
@@ -170,22 +179,22 @@ impl FromStr for Reference {
             (None, None) => Some(DEFAULT_TAG.to_owned()),
             (None, Some(_)) => None,
         };
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             registry,
             repository,
             tag,
             digest,
-        })
+        })))
     }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.registry, self.repository)?;
-        if let Some(tag) = &self.tag {
+        write!(f, "{}/{}", self.0.registry, self.0.repository)?;
+        if let Some(tag) = &self.0.tag {
             write!(f, ":{tag}")?;
         }
-        if let Some(digest) = &self.digest {
+        if let Some(digest) = &self.0.digest {
             write!(f, "@{digest}")?;
         }
         Ok(())

@@ -18,12 +18,10 @@ impl TestEntry {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::new(kind));
         header.set_mode(if kind == b'5' { 0o755 } else { 0o644 });
-        (
-            header.set_uid(0),
-            header.set_gid(0),
-            header.set_mtime(0),
-            header.set_size(0),
-        );
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
         let mut entry = Self {
             header,
             body: Vec::new(),
@@ -73,7 +71,8 @@ impl TestEntry {
     }
 
     pub(crate) fn owner(mut self, uid: u64, gid: u64) -> Self {
-        (self.header.set_uid(uid), self.header.set_gid(gid));
+        self.header.set_uid(uid);
+        self.header.set_gid(gid);
         self
     }
 

@@ -62,7 +62,8 @@ fn long_ustar_names_are_joined_from_prefix_and_name() {
     let path = format!("{}/{}", "p".repeat(120), "n".repeat(90));
     let mut header = tar::Header::new_ustar();
     header.set_path(&path).unwrap();
-    (header.set_size(0), header.set_cksum());
+    header.set_size(0);
+    header.set_cksum();
     builder.append(&header, &b""[..]).unwrap();
     assert_eq!(names(&builder.into_inner().unwrap()).unwrap(), [path]);
 }
@@ -183,7 +184,7 @@ fn sparse_files_of_every_form_have_their_size_and_segments() {
     let old = E::file("real", "abcdefg")
         .raw(156, b"S")
         .raw(257, b"ustar  \0")
-        .raw(386, b"00000000000\000000000003\000000021450\000000000004\0")
+        .raw(386, b"00000000000 00000000003 00000021450 00000000004 ")
         .raw(483, b"00000023420\0");
     for (form, entry) in [
         ("1.0", form_1_0),

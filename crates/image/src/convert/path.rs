@@ -82,7 +82,7 @@ impl<'a> LayerPath<'a> {
         }
         let name = parents.pop();
         let bookkeeping = |component: &&[u8]| component.starts_with(b".wh..wh.");
-        if parents.iter().any(|component| bookkeeping(component)) {
+        if parents.iter().any(bookkeeping) {
             return Ok(None);
         }
         if parents

@@ -1,14 +1,15 @@
 //! The embedded file system is judged by `e2fsck`, and by the kernel that mounts it and grows it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start the tools that judge"
+)]
+
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use super::*;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests start the tools that judge the disk"
-)]
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().expect("the tool is installed");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

@@ -1,5 +1,10 @@
 //! The images are judged by others: `fsck.erofs`, and the kernel that mounts them.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start the tools that judge"
+)]
+
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -24,10 +29,6 @@ impl Drop for Mounted {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests start the tools that judge the images"
-)]
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().expect("the tool is installed");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

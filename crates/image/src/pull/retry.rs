@@ -6,6 +6,8 @@ use crate::registry::RegistryError;
 
 /// How often in a row something is tried again.
 const MAX_RETRIES: u32 = 5;
+/// How often in a row a connection that does not come up is tried again: mostly a wrong name or no network, which should be told soon.
+const MAX_CONNECT_RETRIES: u32 = 2;
 /// The first pause; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest wait a registry may ask for; a longer one ends the pull with that number in the message.
@@ -30,7 +32,12 @@ impl Retry {
     /// How long to wait after `error`, or `None` if asking again is useless.
     pub(super) fn next(&mut self, error: &RegistryError) -> Option<Duration> {
         self.failures += 1;
-        if !error.is_transient() || self.failures > MAX_RETRIES {
+        let limit = if error.is_connect() {
+            MAX_CONNECT_RETRIES
+        } else {
+            MAX_RETRIES
+        };
+        if !error.is_transient() || self.failures > limit {
             return None;
         }
         match error.retry_after() {

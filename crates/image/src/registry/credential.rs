@@ -124,15 +124,14 @@ fn lookup(path: &Path, keys: &[String]) -> Result<Option<Credential>, Credential
             Ok(DockerCredential::IdentityToken(token)) => {
                 return Ok(Some(Credential::IdentityToken(token)));
             }
-            Err(refused) => match reason(&refused) {
-                Some(reason) => {
+            Err(refused) => {
+                if let Some(reason) = reason(&refused) {
                     return Err(CredentialError::Unusable {
                         path: path.to_owned(),
                         reason,
                     });
                 }
-                None => {}
-            },
+            }
         }
     }
     Ok(None)

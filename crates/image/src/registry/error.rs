@@ -165,6 +165,11 @@ impl RegistryError {
         }
     }
 
+    /// Whether no connection came up at all.
+    pub(crate) fn is_connect(&self) -> bool {
+        matches!(self, Self::Transport { source, .. } if source.is_connect())
+    }
+
     /// How long the registry wants us to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {

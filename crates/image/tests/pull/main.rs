@@ -1,6 +1,13 @@
 //! Pulls from the real registry server, and from one that misbehaves.
 
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "what the cases share may panic as the cases do"
+)]
+
 mod case;
+mod memory;
 mod misbehaving;
 mod real_registry;
 mod server;

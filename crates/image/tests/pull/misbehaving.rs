@@ -7,6 +7,7 @@ use agent_vm_image::{ImageDigest, PullOptions};
 use crate::case::{
     Layer, OCI_GZIP, OCI_MANIFEST, OCI_TAR, Seen, TestStore, archive, config, manifest, told,
 };
+use crate::memory::incompressible;
 use crate::server::{Answer, Request, Server};
 
 /// An image of one layer, served correctly at any tag.
@@ -67,20 +68,9 @@ fn app(server: &Server) -> String {
     format!("{}/app:1", server.address)
 }
 
-fn incompressible(length: usize) -> Vec<u8> {
-    let mut state = 1_u64;
-    let mut byte = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 56) as u8
-    };
-    (0..length).map(|_| byte()).collect()
-}
-
 #[test]
 fn a_broken_download_goes_on_where_it_broke() {
-    let served = Served::new(OCI_GZIP, &incompressible(3 << 20));
+    let served = Served::new(OCI_GZIP, &incompressible(3 << 20, 1));
     let size = served.layer.blob.len();
     let tries = AtomicUsize::new(0);
     let server = Server::start(move |request, _| {
@@ -117,7 +107,7 @@ fn a_broken_download_goes_on_where_it_broke() {
 
 #[test]
 fn a_server_that_ignores_ranges_is_resumed_all_the_same() {
-    let served = Served::new(OCI_TAR, &incompressible(2 << 20));
+    let served = Served::new(OCI_TAR, &incompressible(2 << 20, 1));
     let tries = AtomicUsize::new(0);
     let server = Server::start(move |request, _| {
         if !served.is_layer(request) {
@@ -134,7 +124,7 @@ fn a_server_that_ignores_ranges_is_resumed_all_the_same() {
 
 #[test]
 fn a_wrong_part_is_not_taken_for_the_right_one() {
-    let served = Served::new(OCI_TAR, &incompressible(1 << 20));
+    let served = Served::new(OCI_TAR, &incompressible(1 << 20, 1));
     let tries = AtomicUsize::new(0);
     let server = Server::start(move |request, _| {
         let answer = served.answer(request);
