@@ -1,6 +1,7 @@
 //! A gateway on the link that is standard input (a TAP device or a sequential-packet socket): every connection goes to
 //! the same port of 127.0.0.1, every name is 192.0.2.1. For rigs that open the link and start this in it.
 #![forbid(unsafe_code)]
+#![expect(clippy::print_stderr, reason = "an example talks to a person")]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;

@@ -11,153 +11,28 @@
 //! floor are dropped (the guest sends them again later) and writers wait.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::Waker;
 
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::iface::PollResult;
+use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::Instant;
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 
-use crate::config::{
-    BACKLOG_BUDGET, FLOW_BUFFER, FLOW_FLOOR, KEEP_ALIVE, LINGER, MAX_POOLED, SILENCE_LIMIT,
-};
+use crate::config::{FLOW_BUFFER, FLOW_FLOOR, LINGER};
 use crate::device::{FlowDevice, Transmitter};
+
+mod shared;
+mod stack;
+
+pub(crate) use shared::Shared;
+use stack::Stack;
 
 /// Which connection: the guest's port and where it goes. The guest's address follows from the family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FlowKey {
     pub(crate) guest_port: u16,
     pub(crate) remote: SocketAddr,
-}
-
-/// What flows share with the gateway.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    dirty: RefCell<VecDeque<Rc<Flow>>>,
-    gateway: RefCell<Option<Waker>>,
-    pool: RefCell<Vec<Stack>>,
-    backlog: Cell<usize>,
-    mtu: u16,
-}
-
-impl Shared {
-    pub(crate) fn new(mtu: u16) -> Rc<Self> {
-        Rc::new(Self {
-            dirty: RefCell::default(),
-            gateway: RefCell::default(),
-            pool: RefCell::default(),
-            backlog: Cell::new(0),
-            mtu,
-        })
-    }
-
-    /// Remembers whom to wake when a flow becomes dirty.
-    pub(crate) fn register(&self, waker: &Waker) {
-        let mut slot = self.gateway.borrow_mut();
-        match slot.as_mut() {
-            Some(known) => known.clone_from(waker),
-            None => *slot = Some(waker.clone()),
-        }
-    }
-
-    /// Wakes the gateway.
-    pub(crate) fn wake(&self) {
-        if let Some(waker) = self.gateway.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Takes the flow that waits longest for its turn.
-    pub(crate) fn next_dirty(&self) -> Option<Rc<Flow>> {
-        let flow = self.dirty.borrow_mut().pop_front()?;
-        flow.dirty.set(false);
-        Some(flow)
-    }
-
-    pub(crate) fn dirty_count(&self) -> usize {
-        self.dirty.borrow().len()
-    }
-
-    /// Raises a reservation to cover `needed` bytes if the budget allows; says whether it does.
-    fn reserve(&self, reservation: &mut usize, needed: usize) -> bool {
-        if needed <= *reservation {
-            return true;
-        }
-        let wanted = needed.next_power_of_two().clamp(FLOW_FLOOR, FLOW_BUFFER);
-        let more = wanted.saturating_sub(*reservation);
-        if self.backlog.get() + more > BACKLOG_BUDGET {
-            return false;
-        }
-        self.backlog.set(self.backlog.get() + more);
-        *reservation = wanted;
-        true
-    }
-
-    fn release(&self, reservation: usize) {
-        self.backlog
-            .set(self.backlog.get() - (reservation - FLOW_FLOOR));
-    }
-}
-
-/// One smoltcp interface with its only socket.
-struct Stack {
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
-}
-
-impl std::fmt::Debug for Stack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stack")
-            .field("state", &self.socket().state())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Stack {
-    fn new(device: &mut FlowDevice<'_>, now: Instant) -> Self {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = getrandom::u64().unwrap_or_default();
-        let interface = Interface::new(config, device, now);
-        let socket = Socket::new(
-            SocketBuffer::new(vec![0; FLOW_BUFFER]),
-            SocketBuffer::new(vec![0; FLOW_BUFFER]),
-        );
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        Self {
-            interface,
-            sockets,
-            handle,
-        }
-    }
-
-    fn listen(&mut self, local: SocketAddr) -> Result<(), smoltcp::socket::tcp::ListenError> {
-        let address = IpAddress::from(local.ip());
-        self.interface.update_ip_addrs(|addresses| {
-            addresses.clear();
-            let _ = addresses.push(IpCidr::new(address, if local.is_ipv4() { 32 } else { 128 }));
-        });
-        let socket = self.socket_mut();
-        socket.abort();
-        socket.listen(IpListenEndpoint::from((address, local.port())))?;
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        socket.set_keep_alive(Some(KEEP_ALIVE.into()));
-        socket.set_timeout(Some(SILENCE_LIMIT.into()));
-        Ok(())
-    }
-
-    fn socket(&self) -> &Socket<'static> {
-        self.sockets.get(self.handle)
-    }
-
-    fn socket_mut(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.handle)
-    }
 }
 
 /// The guest's SYN as far as a flow needs it.
@@ -245,10 +120,11 @@ impl Flow {
             transmitter,
             burst: 0,
             mss: syn.mss,
-            mtu: shared.mtu,
+            mtu: shared.mtu(),
         };
-        let pooled = shared.pool.borrow_mut().pop();
-        let mut stack = pooled.unwrap_or_else(|| Stack::new(&mut device, now));
+        let mut stack = shared
+            .unused_stack()
+            .unwrap_or_else(|| Stack::new(&mut device, now));
         stack.listen(key.remote).ok()?;
         let Stack {
             interface, sockets, ..
@@ -283,8 +159,7 @@ impl Flow {
         if self.over.get() || self.dirty.replace(true) {
             return;
         }
-        self.shared.dirty.borrow_mut().push_back(Rc::clone(self));
-        self.shared.wake();
+        self.shared.push_dirty(Rc::clone(self));
     }
 
     /// Feeds a packet of this connection.
@@ -313,7 +188,7 @@ impl Flow {
             transmitter,
             burst: 0,
             mss: *mss,
-            mtu: self.shared.mtu,
+            mtu: self.shared.mtu(),
         };
         let Stack {
             interface, sockets, ..
@@ -341,7 +216,7 @@ impl Flow {
             transmitter,
             burst,
             mss: *mss,
-            mtu: self.shared.mtu,
+            mtu: self.shared.mtu(),
         };
         let Stack {
             interface, sockets, ..
@@ -372,12 +247,7 @@ impl Drop for Flow {
         self.shared.release(state.send_reserved);
         let small = state.receive_reserved == FLOW_FLOOR && state.send_reserved == FLOW_FLOOR;
         if let Some(stack) = state.stack.take() {
-            let mut pool = self.shared.pool.borrow_mut();
-            // A stack that was busy has real pages in its buffers: keep only a few of those.
-            let room = if small { MAX_POOLED } else { MAX_POOLED / 16 };
-            if pool.len() < room {
-                pool.push(stack);
-            }
+            self.shared.keep_stack(stack, small);
         }
     }
 }

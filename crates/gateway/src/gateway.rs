@@ -21,9 +21,10 @@ use crate::config::{GatewayConfig, READ_BATCH};
 use crate::dns::resolver::Resolver;
 use crate::dns::server::DnsServer;
 use crate::flow::Shared;
+use crate::half_open::Ticket;
 use crate::handler::{FlowHandler, FlowRefusal, FlowRequest};
 use crate::link::{Link, LinkCounters, RECEIVE_BUFFER};
-use crate::switch::{Start, Switch, Ticket};
+use crate::switch::{Start, Switch};
 
 /// The guest's network.
 pub struct Gateway {

@@ -15,6 +15,7 @@ mod dns;
 mod flow;
 mod fuzz;
 mod gateway;
+mod half_open;
 mod handler;
 mod link;
 mod neighbour;

@@ -7,13 +7,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv4Packet, Icmpv6Message,
-    Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
+    EthernetAddress, EthernetFrame, EthernetProtocol, IPV4_HEADER_LEN, IPV6_HEADER_LEN,
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet,
+    Ipv6Packet, TCP_HEADER_LEN, TcpPacket, TcpRepr, UdpPacket,
 };
 
 use crate::config::LinkAddresses;
-use crate::flow::FlowKey;
+use crate::flow::{FlowKey, Syn};
 use crate::handler::{DenyReason, Transport};
 
 /// One frame, sorted.
@@ -48,6 +50,36 @@ pub(crate) struct TcpSegment<'a> {
     pub(crate) kind: TcpKind,
 }
 
+impl TcpSegment<'_> {
+    /// What a flow has to know of a SYN. Data on it is left out: the guest sends it again after the handshake.
+    pub(crate) fn syn(&self, mtu: u16) -> Option<Syn> {
+        let tcp = TcpPacket::new_checked(self.packet.get(self.header_len..)?).ok()?;
+        let headers = self.header_len + usize::from(tcp.header_len());
+        let mut packet = self.packet.get(..headers)?.to_vec();
+        if self.key.remote.is_ipv4() {
+            packet[2..4].copy_from_slice(&u16::try_from(headers).ok()?.to_be_bytes());
+        } else {
+            packet[4..6].copy_from_slice(&u16::from(tcp.header_len()).to_be_bytes());
+        }
+        let any = IpAddress::v4(0, 0, 0, 0);
+        let repr = TcpRepr::parse(&tcp, &any, &any, &ChecksumCapabilities::ignored()).ok()?;
+        let asked = match repr.max_seg_size {
+            None | Some(0) => DEFAULT_MSS,
+            Some(mss) => usize::from(mss).max(MIN_MSS),
+        };
+        let ip_header = if self.key.remote.is_ipv4() {
+            IPV4_HEADER_LEN
+        } else {
+            IPV6_HEADER_LEN
+        };
+        Some(Syn {
+            packet,
+            sequence: self.sequence,
+            mss: asked.min(usize::from(mtu).saturating_sub(ip_header + TCP_HEADER_LEN)),
+        })
+    }
+}
+
 /// What the flags of a segment mean for the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TcpKind {
@@ -77,6 +109,12 @@ pub(crate) struct Refused<'a> {
     /// The IP packet, to be quoted in an ICMP error; `None` when none may be sent.
     pub(crate) quote: Option<&'a [u8]>,
 }
+
+/// Segment size of a peer that names none (RFC 9293 §3.7.1).
+const DEFAULT_MSS: usize = 536;
+
+/// Smallest segment size we go down to.
+const MIN_MSS: usize = 48;
 
 /// DNS.
 const DNS_PORT: u16 = 53;
@@ -115,7 +153,7 @@ fn classify_v4<'a>(bytes: &'a [u8], addresses: &LinkAddresses, spoofed: bool) ->
     let Ok(ip) = Ipv4Packet::new_checked(bytes) else {
         return Inbound::Malformed;
     };
-    if ip.version() != 4 || usize::from(ip.header_len()) < smoltcp::wire::IPV4_HEADER_LEN {
+    if ip.version() != 4 || usize::from(ip.header_len()) < IPV4_HEADER_LEN {
         return Inbound::Malformed;
     }
     let (source, destination) = (ip.src_addr(), ip.dst_addr());
@@ -237,8 +275,7 @@ impl<'a> Packet<'a> {
             return Inbound::Malformed;
         };
         let header_len = usize::from(tcp.header_len());
-        if tcp.src_port() == 0 || tcp.dst_port() == 0 || header_len < smoltcp::wire::TCP_HEADER_LEN
-        {
+        if tcp.src_port() == 0 || tcp.dst_port() == 0 || header_len < TCP_HEADER_LEN {
             return Inbound::Malformed;
         }
         let kind = if tcp.rst() {

@@ -9,22 +9,21 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, TcpRepr};
+use smoltcp::wire::EthernetProtocol;
 use tokio::task::AbortHandle;
 
-use crate::config::{
-    FLOW_BURST, GatewayConfig, MAX_DNS_CONNECTIONS, MAX_DNS_QUERIES, MAX_FLOWS, MAX_HALF_OPEN,
-    SILENT_REFUSAL,
-};
+use crate::config::{FLOW_BURST, GatewayConfig, MAX_DNS_CONNECTIONS, MAX_DNS_QUERIES, MAX_FLOWS};
 use crate::device::Transmitter;
 use crate::dns::server::DnsServer;
 use crate::flow::{Flow, FlowKey, Next, Segment, Shared, Syn};
+use crate::half_open::{HalfOpenTable, Ticket};
 use crate::handler::{Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest, Transport};
 use crate::link::{ETHERNET_HEADER_LEN, Link, MAX_MESSAGE};
 use crate::neighbour::{answer_arp, answer_discovery};
-use crate::packet::{DnsDatagram, Inbound, Refused, TcpKind, TcpSegment, classify};
+use crate::packet::{
+    DnsDatagram, Inbound, Refused, TcpKind, TcpSegment, classify, classify_packet,
+};
 use crate::rate_limit::RateLimit;
 use crate::reply::{self, Unreachable};
 use crate::stream::GuestStream;
@@ -46,35 +45,13 @@ pub(crate) enum Start {
     DnsStream(GuestStream),
 }
 
-/// Names one half-open connection; a later one of the same ports has another serial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    pub(crate) key: FlowKey,
-    serial: u64,
-}
-
-/// A connection that is not accepted yet.
-#[derive(Debug)]
-struct HalfOpen {
-    serial: u64,
-    syn: Syn,
-    state: HalfOpenState,
-}
-
-#[derive(Debug)]
-enum HalfOpenState {
-    Dialling(Option<AbortHandle>),
-    Silent { until: Instant },
-}
-
 /// The state behind the link.
 pub(crate) struct Switch {
     config: GatewayConfig,
     pub(crate) transmitter: Transmitter,
     shared: Rc<Shared>,
     flows: HashMap<FlowKey, Rc<Flow>>,
-    half_open: HashMap<FlowKey, HalfOpen>,
-    serial: u64,
+    half_open: HalfOpenTable,
     timers: Timers,
     handler: Rc<dyn FlowHandler>,
     dns: Rc<DnsServer>,
@@ -100,8 +77,7 @@ impl Switch {
             shared: Shared::new(config.mtu),
             config,
             flows: HashMap::new(),
-            half_open: HashMap::new(),
-            serial: 0,
+            half_open: HalfOpenTable::default(),
             timers: Timers::default(),
             handler,
             dns,
@@ -212,26 +188,19 @@ impl Switch {
         }
         match segment.kind {
             TcpKind::Open => self.open(segment),
-            TcpKind::Reset => self.cancel(segment.key),
-            TcpKind::Other if self.half_open.contains_key(&segment.key) => {}
+            TcpKind::Reset => self.half_open.cancel(segment.key),
+            TcpKind::Other if self.half_open.contains(&segment.key) => {}
             TcpKind::Other => self.reset(segment),
         }
     }
 
     fn open(&mut self, segment: &TcpSegment<'_>) {
-        let Some(syn) = self.read_syn(segment) else {
+        let Some(syn) = segment.syn(self.config.mtu) else {
             return;
         };
-        if let Some(known) = self.half_open.get_mut(&segment.key) {
-            let silent = matches!(known.state, HalfOpenState::Silent { until } if self.now < until);
-            let dialling = matches!(known.state, HalfOpenState::Dialling(_));
-            if dialling || silent && known.syn.sequence == syn.sequence {
-                // A repeated SYN, or a new one of the same ports: the dial goes on for the last.
-                known.syn = syn;
-                return;
-            }
-            self.half_open.remove(&segment.key);
-        }
+        let Err(syn) = self.half_open.absorb(segment.key, syn, self.now) else {
+            return;
+        };
         let FlowKey { guest_port, remote } = segment.key;
         let addresses = &self.config.addresses;
         let gateway = remote.ip() == addresses.gateway_v4 || remote.ip() == addresses.gateway_v6;
@@ -241,20 +210,13 @@ impl Switch {
             DNS_PORT => return self.deny_segment(segment, DenyReason::OtherDnsServer),
             _ => {}
         }
-        if self.connections() >= MAX_FLOWS || !self.make_room() {
+        let full = self.connections() >= MAX_FLOWS;
+        let ticket = (!full).then(|| self.half_open.insert(segment.key, syn, self.now));
+        let Some(ticket) = ticket.flatten() else {
             // Not refused: the guest tries again, and may find room then.
             self.report(denied(segment, DenyReason::Limit));
             return;
-        }
-        self.serial += 1;
-        let ticket = Ticket {
-            key: segment.key,
-            serial: self.serial,
         };
-        let state = HalfOpenState::Dialling(None);
-        let serial = self.serial;
-        self.half_open
-            .insert(segment.key, HalfOpen { serial, syn, state });
         let request = FlowRequest {
             names: self.dns.names(remote.ip()),
             address: remote.ip(),
@@ -281,8 +243,8 @@ impl Switch {
 
     /// The far end is connected: answers the SYN. `None` if the guest has given up meanwhile.
     pub(crate) fn accept(&mut self, ticket: Ticket) -> Option<GuestStream> {
-        let half = self.take_half_open(ticket)?;
-        self.accept_syn(ticket.key, &half.syn)
+        let syn = self.half_open.take(ticket)?;
+        self.accept_syn(ticket.key, &syn)
     }
 
     fn accept_syn(&mut self, key: FlowKey, syn: &Syn) -> Option<GuestStream> {
@@ -293,24 +255,20 @@ impl Switch {
 
     /// The far end is not to be had: tells the guest in the way that looks like it.
     pub(crate) fn refuse(&mut self, ticket: Ticket, refusal: FlowRefusal) {
-        let Some(mut half) = self.take_half_open(ticket) else {
+        let Some(syn) = self.half_open.take(ticket) else {
             return;
         };
         match refusal {
             FlowRefusal::Refused | FlowRefusal::Denied => {
-                if let Inbound::Tcp(segment) = self.reread(&half.syn) {
+                let inbound = classify_packet(&syn.packet, &self.config.addresses);
+                if let Inbound::Tcp(segment) = inbound {
                     self.reset(&segment);
                 }
             }
             FlowRefusal::Unreachable => {
-                self.send_unreachable(&half.syn.packet, ticket.key.address(), Unreachable::Host);
+                self.send_unreachable(&syn.packet, ticket.key.address(), Unreachable::Host);
             }
-            FlowRefusal::TimedOut => {
-                half.state = HalfOpenState::Silent {
-                    until: self.now + SILENT_REFUSAL.into(),
-                };
-                self.half_open.insert(ticket.key, half);
-            }
+            FlowRefusal::TimedOut => self.half_open.silence(ticket, syn, self.now),
         }
         // The reply must not wait for the next frame.
         self.shared.wake();
@@ -318,87 +276,7 @@ impl Switch {
 
     /// Remembers the task that dials, so that it ends when the guest gives up.
     pub(crate) fn dialling(&mut self, ticket: Ticket, task: AbortHandle) {
-        match self.half_open.get_mut(&ticket.key) {
-            Some(half) if half.serial == ticket.serial => {
-                half.state = HalfOpenState::Dialling(Some(task));
-            }
-            _ => task.abort(),
-        }
-    }
-
-    fn cancel(&mut self, key: FlowKey) {
-        if let Some(half) = self.half_open.remove(&key)
-            && let HalfOpenState::Dialling(Some(task)) = half.state
-        {
-            task.abort();
-        }
-    }
-
-    fn take_half_open(&mut self, ticket: Ticket) -> Option<HalfOpen> {
-        let half = self.half_open.get(&ticket.key)?;
-        if half.serial != ticket.serial {
-            return None;
-        }
-        self.half_open.remove(&ticket.key)
-    }
-
-    /// Makes room for one more half-open connection at the cost of silent ones.
-    fn make_room(&mut self) -> bool {
-        if self.half_open.len() < MAX_HALF_OPEN {
-            return true;
-        }
-        let now = self.now;
-        self.half_open.retain(
-            |_, half| !matches!(half.state, HalfOpenState::Silent { until } if until <= now),
-        );
-        if self.half_open.len() < MAX_HALF_OPEN {
-            return true;
-        }
-        let silent = self
-            .half_open
-            .iter()
-            .filter_map(|(key, half)| match half.state {
-                HalfOpenState::Silent { until } => Some((until, *key)),
-                HalfOpenState::Dialling(_) => None,
-            });
-        let Some((_, key)) = silent.min_by_key(|(until, _)| *until) else {
-            return false;
-        };
-        self.half_open.remove(&key);
-        true
-    }
-
-    fn read_syn(&self, segment: &TcpSegment<'_>) -> Option<Syn> {
-        let bytes = segment.packet.get(segment.header_len..)?;
-        let tcp = TcpPacket::new_checked(bytes).ok()?;
-        let (source, destination) = match segment.key.remote.ip() {
-            IpAddr::V4(_) => {
-                let ip = Ipv4Packet::new_checked(segment.packet).ok()?;
-                (ip.src_addr().into(), ip.dst_addr().into())
-            }
-            IpAddr::V6(_) => {
-                let ip = Ipv6Packet::new_checked(segment.packet).ok()?;
-                (ip.src_addr().into(), ip.dst_addr().into())
-            }
-        };
-        let ignored = ChecksumCapabilities::ignored();
-        let repr = TcpRepr::parse(&tcp, &source, &destination, &ignored).ok()?;
-        let headers = segment.header_len + smoltcp::wire::TCP_HEADER_LEN;
-        let mss = match repr.max_seg_size {
-            None | Some(0) => DEFAULT_MSS,
-            Some(mss) => usize::from(mss).max(MIN_MSS),
-        };
-        Some(Syn {
-            // Data on a SYN is left out: the guest sends it again after the handshake.
-            packet: segment.packet.to_vec(),
-            sequence: segment.sequence,
-            mss: mss.min(usize::from(self.config.mtu) - headers.min(MAX_HEADERS)),
-        })
-    }
-
-    /// The segment of a SYN that was kept.
-    fn reread<'a>(&self, syn: &'a Syn) -> Inbound<'a> {
-        crate::packet::classify_packet(&syn.packet, &self.config.addresses)
+        self.half_open.dialling(ticket, task);
     }
 
     fn deny_segment(&mut self, segment: &TcpSegment<'_>, reason: DenyReason) {
@@ -499,15 +377,6 @@ fn denied(segment: &TcpSegment<'_>, reason: DenyReason) -> Denied {
 
 /// DNS.
 const DNS_PORT: u16 = 53;
-
-/// Segment size of a peer that names none (RFC 9293 §3.7.1).
-const DEFAULT_MSS: usize = 536;
-
-/// Smallest segment size we go down to.
-const MIN_MSS: usize = 48;
-
-/// Longest IP and TCP headers: never more than the smallest MTU.
-const MAX_HEADERS: usize = 120;
 
 /// RSTs and ICMP messages at once.
 const REPLY_BURST: u64 = 5_000;

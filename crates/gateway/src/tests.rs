@@ -2,10 +2,11 @@
 //! pair, which finishes checksums and segments as a kernel would and verifies everything.
 
 mod connections;
-mod guest;
+pub(crate) mod guest;
 mod handlers;
+mod hostile;
 mod names;
-mod refusals;
+pub(crate) mod refusals;
 mod transfers;
 
 use std::rc::Rc;

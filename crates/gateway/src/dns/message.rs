@@ -190,7 +190,7 @@ pub(crate) struct OwnQuestion {
 impl OwnQuestion {
     /// A question for the addresses of `name`, with the given transaction id.
     pub(crate) fn new(name: &str, family: Family, id: u16) -> Option<Self> {
-        let mut name = Name::from_ascii(name).ok()?;
+        let mut name = Name::from_labels(name.split('.').map(str::as_bytes)).ok()?;
         name.set_fqdn(true);
         let kind = match family {
             Family::V4 => RecordType::A,

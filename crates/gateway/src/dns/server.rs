@@ -187,6 +187,3 @@ const STREAM_IDLE: Duration = Duration::from_secs(20);
 
 /// Denials that wait to be reported.
 const MAX_PENDING_DENIALS: usize = 64;
-
-#[cfg(test)]
-mod tests;

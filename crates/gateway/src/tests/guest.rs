@@ -43,6 +43,7 @@ pub(crate) struct Guest {
     turned: Notify,
     kick: Notify,
     next_port: Cell<u16>,
+    frozen: Cell<bool>,
     epoch: tokio::time::Instant,
     options: GuestOptions,
 }
@@ -104,6 +105,7 @@ impl Guest {
             turned: Notify::new(),
             kick: Notify::new(),
             next_port: Cell::new(10_000),
+            frozen: Cell::new(false),
             epoch: tokio::time::Instant::now(),
             options,
         });
@@ -114,6 +116,9 @@ impl Guest {
     async fn run(self: Rc<Self>) {
         let mut buffer = vec![0; RECEIVE_BUFFER];
         loop {
+            while self.frozen.get() {
+                self.kick.notified().await;
+            }
             let wait = self.turn(&mut buffer);
             self.turned.notify_waiters();
             tokio::select! {
@@ -125,6 +130,12 @@ impl Guest {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    /// A frozen guest neither reads nor writes its card.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.frozen.set(frozen);
+        self.kick.notify_one();
     }
 
     fn readable(&self) -> bool {

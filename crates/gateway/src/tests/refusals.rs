@@ -3,13 +3,13 @@
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{IpAddress, IpProtocol, IpRepr, UdpPacket, UdpRepr};
 
-use super::guest::GuestOptions;
+use super::guest::{GuestOptions, Wire};
 use super::with_guest;
 use crate::config::LinkAddresses;
 use crate::{DenyReason, Transport};
 
 /// An IP packet of the guest in a frame.
-pub(super) fn frame(
+pub(crate) fn frame(
     source: IpAddress,
     destination: IpAddress,
     protocol: IpProtocol,
@@ -28,7 +28,7 @@ pub(super) fn frame(
     frame
 }
 
-pub(super) fn udp(destination: IpAddress, port: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(destination: IpAddress, port: u16, payload: &[u8]) -> Vec<u8> {
     let addresses = LinkAddresses::default();
     let source: IpAddress = match destination {
         IpAddress::Ipv4(_) => addresses.guest_v4.into(),
@@ -50,6 +50,20 @@ pub(super) fn udp(destination: IpAddress, port: u16, payload: &[u8]) -> Vec<u8> 
     frame(source, destination, IpProtocol::Udp, &bytes)
 }
 
+/// ICMP or ICMPv6 port unreachable.
+fn is_port_unreachable(frame: &[u8]) -> bool {
+    match frame[12] {
+        8 => frame[23] == 1 && frame[34..36] == [3, 3],
+        _ => frame[20] == 58 && frame[54..56] == [1, 4],
+    }
+}
+
+/// Takes a frame out of what was kept.
+fn take(wire: &mut Wire, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    let found = wire.kept.iter().position(|frame| wanted(frame))?;
+    Some(wire.kept.remove(found))
+}
+
 fn public() -> [IpAddress; 2] {
     [
         IpAddress::v4(192, 0, 2, 9),
@@ -67,20 +81,8 @@ async fn quic_and_other_udp_is_refused_by_icmp_and_reported() {
         ] {
             for destination in public() {
                 guest.send_raw(&udp(destination, port, b"x"));
-                let (protocol, code) = match destination {
-                    IpAddress::Ipv4(_) => (1, (34, 3, 3)),
-                    IpAddress::Ipv6(_) => (58, (54, 1, 4)),
-                };
-                guest
-                    .wire(|wire| {
-                        let found = wire.kept.iter().position(|f| {
-                            let at = if protocol == 1 { 23 } else { 20 };
-                            f[at] == protocol && f[code.0] == code.1 && f[code.0 + 1] == code.2
-                        })?;
-                        wire.kept.remove(found);
-                        Some(())
-                    })
-                    .await;
+                let port_unreachable = guest.wire(|wire| take(wire, is_port_unreachable));
+                port_unreachable.await;
                 let denied = handler.denied.borrow_mut().pop().unwrap();
                 assert_eq!(denied.reason, reason);
                 assert_eq!(denied.protocol, Transport::Udp);
