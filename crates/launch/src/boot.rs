@@ -28,7 +28,6 @@ pub struct Booting {
     pub(crate) machine: Machine,
     pub(crate) control: UnixStream,
     pub(crate) boot: Boot,
-    pub(crate) console_pipe: OwnedFd,
     /// Ends the network and the console with the launch.
     pub(crate) services: JoinSet<()>,
 }
@@ -58,11 +57,11 @@ pub enum BootError {
 }
 
 impl Prepared {
-    /// Starts network and machine. Needs a current-thread runtime and a `LocalSet`.
+    /// Starts network and machine; gives the guest's console too. Needs a current-thread runtime and a `LocalSet`.
     ///
     /// # Errors
     /// When one cannot be started; what was started is ended.
-    pub fn boot(self) -> Result<Booting, BootError> {
+    pub fn boot(self) -> Result<(Booting, OwnedFd), BootError> {
         let Self {
             resolved,
             session,
@@ -109,14 +108,7 @@ impl Prepared {
             environment,
             _session: session,
         };
-        Ok(Booting {
-            prepared,
-            machine,
-            control,
-            boot,
-            console_pipe,
-            services,
-        })
+        Ok((Booting { prepared, machine, control, boot, services }, console_pipe))
     }
 }
 

@@ -20,14 +20,14 @@ const SHOWN_LINE_CHARS: usize = 300;
 
 /// What the console said last.
 #[derive(Debug, Clone, Default)]
-pub struct Console(Rc<RefCell<VecDeque<u8>>>);
+pub(crate) struct Console(Rc<RefCell<VecDeque<u8>>>);
 
 impl Console {
     /// Keeps the last bytes of `pipe` until it ends; each read is given to `seen` too.
     ///
     /// # Errors
     /// When the pipe cannot be watched.
-    pub async fn follow(self, pipe: OwnedFd, seen: impl Fn(&[u8])) -> std::io::Result<()> {
+    pub(crate) async fn follow(self, pipe: OwnedFd, seen: impl Fn(&[u8])) -> std::io::Result<()> {
         let mut pipe = Receiver::from_owned_fd(pipe)?;
         let mut buffer = [0_u8; 8192];
         loop {
@@ -49,7 +49,7 @@ impl Console {
 
     /// The last lines, escaped for a terminal.
     #[must_use]
-    pub fn last_lines(&self) -> Vec<String> {
+    pub(crate) fn last_lines(&self) -> Vec<String> {
         let kept: Vec<u8> = self.0.borrow().iter().copied().collect();
         let text = String::from_utf8_lossy(&kept);
         let lines: Vec<String> = text
@@ -63,7 +63,7 @@ impl Console {
 
     /// The kernel's own words for its panic, when it had one.
     #[must_use]
-    pub fn panic_reason(&self) -> Option<String> {
+    pub(crate) fn panic_reason(&self) -> Option<String> {
         let kept: Vec<u8> = self.0.borrow().iter().copied().collect();
         let text = String::from_utf8_lossy(&kept);
         let (_, reason) = text.rsplit_once("Kernel panic - not syncing:")?;

@@ -6,11 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
 mod boot;
 mod console;
 mod event;
 mod guest_program;
 mod guest_view;
+mod launch;
 mod machine;
 mod network;
 mod phases;
@@ -19,9 +21,11 @@ mod prepare;
 mod request;
 mod resolve;
 
+pub use attach::AttachError;
 pub use boot::{BootError, Booting};
 pub use event::{LaunchEvent, LaunchObserver};
 pub use guest_view::GuestPathInvalid;
+pub use launch::{LaunchError, launch};
 pub use machine::MachineEnded;
 pub use phases::{Phase, Phases};
 pub use plan::{Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram};
