@@ -375,6 +375,11 @@ impl<O: BlockOutput> Converter<'_, O> {
     }
 
     fn new_node(&mut self, entry: &Entry, kind: u16) -> Result<NewNode, Refusal> {
+        if entry.uid == u32::MAX || entry.gid == u32::MAX {
+            return Err(Refusal::Entry(
+                "its owner is the number that means nobody at all",
+            ));
+        }
         let xattrs = self.tree.store_xattrs(xattrs(&entry.xattrs)?)?;
         let attributes = Attributes {
             mode: kind | entry.mode,

@@ -121,16 +121,20 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the store cannot be read or is damaged.
     pub fn image(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
-        let path = self.ref_path(reference);
+        // With a digest the tag is only decoration: whatever name led to it, it is that image.
+        let name = reference
+            .digest()
+            .map_or_else(|| reference.clone(), |digest| reference.pinned(digest));
+        let path = self.ref_path(&name);
         let Some(bytes) = self.read_bounded(&path, MAX_RECORD_BYTES)? else {
             return Ok(None);
         };
         let damaged = || StoreError::Damaged { path: path.clone() };
         let record: RefRecord = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
-        let pinned = reference
+        let pinned = name
             .digest()
             .is_none_or(|pin| pin == record.digest || pin == record.manifest);
-        if record.reference != reference.to_string() || !pinned {
+        if record.reference != name.to_string() || !pinned {
             return Err(damaged());
         }
         let native = Architecture::native();

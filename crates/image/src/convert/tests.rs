@@ -365,6 +365,10 @@ fn attributes_out_of_range_are_refused_by_name() {
             E::file("e", "").pax(&format!("SCHILY.xattr.user.{}", "n".repeat(300)), "x"),
             "too long",
         ),
+        (
+            E::file("e", "").pax("gid", "4294967295"),
+            "means nobody at all",
+        ),
         (E::new(b'Z', "e"), "unknown entry type"),
         (E::new(b'M', "e"), "unknown entry type"),
     ] {

@@ -328,6 +328,53 @@ fn kernel_overlay_honours_whiteouts_and_opaque_directories() {
 }
 
 #[test]
+fn gnu_tar_finds_no_difference_between_its_archive_and_the_mounted_layer() {
+    let source = tempfile::tempdir().unwrap();
+    let at = |path: &str| source.path().join(path);
+    for directory in ["sub/empty", "sub/deep/er"] {
+        fs_err::create_dir_all(at(directory)).unwrap();
+    }
+    for number in 0..300_usize {
+        fs_err::write(
+            at(&format!("sub/file{number}")),
+            vec![number as u8; number * 97],
+        )
+        .unwrap();
+    }
+    fs_err::hard_link(at("sub/file299"), at("sub/deep/same")).unwrap();
+    fs_err::os::unix::fs::symlink("file1", at("sub/link")).unwrap();
+    let sparse = fs_err::File::create(at("sparse")).unwrap();
+    sparse.file().write_all_at(b"middle", 3 << 20).unwrap();
+    sparse.set_len(9 << 20).unwrap();
+    for format in [
+        "gnu",
+        "pax",
+        "--sparse --sparse-version=0.1 --format=pax",
+        "--sparse --format=gnu",
+        "--sparse --format=pax",
+    ] {
+        let mut pack = Command::new("tar");
+        pack.args(["--create", "--directory"]).arg(source.path());
+        match format.starts_with("--") {
+            true => pack.args(format.split(' ')),
+            false => pack.arg(format!("--format={format}")),
+        };
+        let archive = source.path().with_extension("tar");
+        run(pack.arg("--file").arg(&archive).arg(".")).unwrap();
+        let layer = mounted(&fs_err::read(&archive).unwrap());
+        let mut compare = Command::new("tar");
+        compare
+            .arg("--compare")
+            .arg("--file")
+            .arg(&archive)
+            .arg("--directory")
+            .arg(layer.directory.path());
+        assert_eq!(run(&mut compare), Ok(String::new()), "{format}");
+        fs_err::remove_file(&archive).unwrap();
+    }
+}
+
+#[test]
 fn the_same_archive_makes_the_same_bytes() {
     let archive = TestArchive::of([
         TestEntry::file("a/b", b"x"),

@@ -362,3 +362,102 @@ fn plain_http_is_spoken_to_other_machines_only_when_asked() {
     assert!(error.contains("not-local.localhost.invalid"), "{error}");
     assert!(server.requests().is_empty());
 }
+
+#[test]
+fn a_private_authority_is_trusted_only_when_given() {
+    let served = Served::new(OCI_TAR, b"x");
+    let (server, authority) = Server::start_tls("registry.localhost", move |request, _| {
+        served.answer(request)
+    });
+    // Not a loopback name to us, so TLS is spoken; a proxy is how the test leads it to the server.
+    let proxy = tunnel(&server);
+    let name = format!("registry.localhost:{}/app:1", server.address.port());
+    let mut options = PullOptions::default();
+    options.proxies.https = Some(format!("http://{proxy}"));
+    let refused = told(
+        &TestStore::new()
+            .pull_with(&name, &options, &())
+            .unwrap_err(),
+    );
+    assert!(
+        refused.contains("no trusted TLS connection to registry.localhost"),
+        "{refused}"
+    );
+    options.extra_ca_pem = vec![authority];
+    TestStore::new().pull_with(&name, &options, &()).unwrap();
+}
+
+/// An HTTPS proxy that leads every CONNECT to `server`.
+fn tunnel(server: &Server) -> std::net::SocketAddr {
+    use std::io::{BufRead as _, Write as _};
+    let (listener, target) = (
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+        server.address,
+    );
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let head = std::io::BufReader::new(&client)
+                .lines()
+                .map_while(Result::ok);
+            assert!(
+                head.take_while(|line| !line.is_empty())
+                    .next()
+                    .unwrap_or_default()
+                    .starts_with("CONNECT registry.localhost:")
+            );
+            let server = std::net::TcpStream::connect(target).unwrap();
+            (&client).write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut &server, &mut &client);
+                let _ = client.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_dropped_pull_leaves_nothing_and_the_next_one_succeeds() {
+    let served = Served::new(OCI_TAR, &incompressible(1 << 20, 1));
+    let tries = AtomicUsize::new(0);
+    let server = Server::start(move |request, _| {
+        let answer = served.answer(request);
+        let stalled = served.is_layer(request) && tries.fetch_add(1, Ordering::Relaxed) == 0;
+        if !stalled {
+            return answer;
+        }
+        Answer {
+            cut: Some(500_000),
+            linger: std::time::Duration::from_secs(20),
+            ..answer
+        }
+    });
+    let store = TestStore::new();
+    let reference = app(&server).parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let options = PullOptions::default();
+    let interrupted = runtime.block_on(async {
+        let pull = agent_vm_image::pull(&store.store, &reference, &options, &());
+        tokio::time::timeout(std::time::Duration::from_millis(700), pull).await
+    });
+    assert!(
+        interrupted.is_err(),
+        "the server stalls, so the pull cannot have ended"
+    );
+    // Waits for the converter, which notices that its source has gone.
+    drop(runtime);
+    assert_eq!(
+        (store.files("tmp"), store.files("layers")),
+        (vec![], vec![])
+    );
+    store.pull(&app(&server)).unwrap();
+}

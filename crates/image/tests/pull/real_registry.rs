@@ -89,6 +89,8 @@ fn a_launch_finds_the_image_by_tag_and_by_digest_without_the_registry() {
         store.store.image(&tagged.pinned(digest)).unwrap(),
         Some(pulled)
     );
+    let both: Reference = format!("{name}@{digest}").parse().unwrap();
+    assert_eq!(store.store.image(&both).unwrap().unwrap().digest, digest);
     assert_eq!(
         store
             .store
