@@ -153,6 +153,11 @@ impl VmExit {
     }
 }
 
+/// Fuzzing entry: a report from a child that may have been taken over.
+pub fn fuzz_report(bytes: &[u8]) {
+    let _ = VmExit::from_parts(ExitStatus::from_raw(0), bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +213,13 @@ mod tests {
         };
         assert_eq!(message.chars().count(), MAX_TEXT);
         assert!(message.starts_with("[31mx"));
+    }
+
+    #[test]
+    fn any_report_is_read_without_panic() {
+        for seed in 0..=u8::MAX {
+            fuzz_report(&[seed, seed ^ 0x5a, 0xff, 0xff, 0xff, 0xff, 0x0f, seed]);
+        }
     }
 
     #[test]

@@ -33,8 +33,8 @@ mod vm;
 
 pub use bare::{BareError, bare_boot};
 pub use child::child_main;
-pub use control_port::CONTROL_PORT;
-pub use exit::{ExitReason, VmExit};
+pub use control_port::{CONTROL_PORT, GUEST_SOCKET_BUFFER, MAX_GUEST_WRITE};
+pub use exit::{ExitReason, VmExit, fuzz_report};
 pub use file_device::EXIT_CODE_IOCTL;
 pub use kernel::{KernelError, MAX_KERNEL_FILE};
 pub use memory::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, SizeError};

@@ -1,5 +1,7 @@
 //! Translation in both directions.
 
+use std::time::Duration;
+
 use super::*;
 
 fn attr() -> Attr {
