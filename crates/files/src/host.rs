@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx,
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, chmodat, openat, openat2, statx,
 };
 use rustix::io::{Errno, Result};
 
@@ -114,6 +114,18 @@ pub(crate) fn open_at(
 /// Opens an `O_PATH` descriptor of a name.
 pub(crate) fn open_path_at(directory: impl AsFd, name: Component<'_>) -> Result<OwnedFd> {
     open_at(directory, name.as_c_str(), OFlags::PATH, Mode::empty())
+}
+
+/// Sets the permission bits of what a descriptor refers to, which must be no link.
+pub(crate) fn change_mode(fd: impl AsFd, mode: u32) -> Result<()> {
+    // The plain chmod system call is not among those the VMM process may make; fchmodat is.
+    let path = ProcPath::of(fd);
+    chmodat(
+        CWD,
+        path.as_c_str(),
+        Mode::from_raw_mode(mode),
+        AtFlags::empty(),
+    )
 }
 
 /// Resolves a trusted relative path of several components for the builder; links are followed but

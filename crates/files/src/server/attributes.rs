@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags};
+use rustix::fs::{AtFlags, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags};
 use rustix::io::{Errno, Result};
 
 use super::{FileServer, HOST_TIMEOUT, SYNTHETIC_TIMEOUT, Target};
@@ -178,7 +178,7 @@ impl FileServer {
         let host_mode = mode & 0o777 | kept;
         if meta.mode & 0o7777 != host_mode {
             let fd = self.fd_of(node)?;
-            rustix::fs::chmod(ProcPath::of(&fd).as_c_str(), Mode::from_raw_mode(host_mode))?;
+            host::change_mode(&fd, host_mode)?;
         }
         let meta = Meta {
             mode: meta.mode & !0o7777 | host_mode,
@@ -281,7 +281,7 @@ impl FileServer {
         let kept = meta.mode & SPECIAL_BITS;
         let wanted = mode & 0o777 | kept;
         if node.kind() != TYPE_SYMLINK && meta.mode & 0o7777 != wanted {
-            rustix::fs::chmod(ProcPath::of(fd).as_c_str(), Mode::from_raw_mode(wanted))?;
+            host::change_mode(fd, wanted)?;
             meta = host::stat_fd(fd)?;
         }
         if self.owners.natural(&meta) != owner {
