@@ -15,8 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::Waker;
 
-use smoltcp::iface::PollResult;
-use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::socket::tcp::{RecvError, Socket, State};
 use smoltcp::time::Instant;
 
 use crate::config::{FLOW_BUFFER, FLOW_FLOOR, LINGER};
@@ -122,15 +121,13 @@ impl Flow {
             mss: syn.mss,
             mtu: shared.mtu(),
         };
-        let mut stack = shared
-            .unused_stack()
-            .unwrap_or_else(|| Stack::new(&mut device, now));
+        let mut stack = match shared.unused_stack() {
+            Some(stack) => stack,
+            None => Stack::new(&mut device, now).ok()?,
+        };
         stack.listen(key.remote).ok()?;
-        let Stack {
-            interface, sockets, ..
-        } = &mut stack;
-        interface.poll_ingress_single(now, &mut device, sockets);
-        if stack.socket().state() != State::SynReceived {
+        stack.feed(&mut device, now);
+        if stack.with_socket(|socket| socket.state()) != State::SynReceived {
             return None;
         }
         let flow = Rc::new(Self {
@@ -190,14 +187,13 @@ impl Flow {
             mss: *mss,
             mtu: self.shared.mtu(),
         };
-        let Stack {
-            interface, sockets, ..
-        } = stack;
-        interface.poll_ingress_single(now, &mut device, sockets);
-        if stack.socket().state() == State::Listen {
-            // A RST before the handshake was done sent the socket back to where it began.
-            stack.socket_mut().abort();
-        }
+        stack.feed(&mut device, now);
+        stack.with_socket(|socket| {
+            if socket.state() == State::Listen {
+                // A RST before the handshake was done sent the socket back to where it began.
+                socket.abort();
+            }
+        });
         state.wake_stream();
         drop(state);
         self.mark_dirty();
@@ -218,17 +214,15 @@ impl Flow {
             mss: *mss,
             mtu: self.shared.mtu(),
         };
-        let Stack {
-            interface, sockets, ..
-        } = stack;
-        while interface.poll_egress(now, &mut device, sockets) == PollResult::SocketStateChanged {}
+        let due = stack.send(&mut device, now);
         let blocked = device.burst == 0 || !device.transmitter.link.is_clear();
-        let due = interface.poll_at(now, sockets);
-        let next = match stack.socket().state() {
+        let (tcp, forgotten) =
+            stack.with_socket(|socket| (socket.state(), socket.remote_endpoint().is_none()));
+        let next = match tcp {
             _ if blocked && due.is_some_and(|due| due <= now) => Next::Again,
             // TIME-WAIT guards against segments that arrive late: this link reorders nothing and keeps nothing.
             State::TimeWait => Next::Over,
-            State::Closed if stack.socket().remote_endpoint().is_none() => Next::Over,
+            State::Closed if forgotten => Next::Over,
             // smoltcp says "now" yet sent nothing: look again soon instead of spinning.
             _ => Next::Wait(due.map(|due| due.max(now + RECHECK))),
         };
@@ -253,31 +247,35 @@ impl Drop for Flow {
 }
 
 impl FlowState {
-    /// The socket, while there is one.
-    fn socket(&mut self) -> Option<&mut Socket<'static>> {
-        self.stack.as_mut().map(|stack| stack.socket_mut())
+    /// Works on the socket, if there is one.
+    fn with_socket<R>(&mut self, f: impl FnOnce(&mut Socket<'_>) -> R) -> Option<R> {
+        self.stack.as_mut().map(|stack| stack.with_socket(f))
     }
 
     fn wake_stream(&mut self) {
-        let Some(stack) = self.stack.as_ref() else {
+        let (shut, reserved) = (self.end == StreamEnd::Shut, self.send_reserved);
+        let ready = self.with_socket(|socket| {
+            if socket.state() == State::SynReceived {
+                return (false, false);
+            }
+            if shut {
+                // It may have been asked for during the handshake.
+                socket.close();
+            }
+            let room = socket.send_queue() * 4 <= reserved * 3;
+            (
+                socket.can_recv() || !socket.may_recv(),
+                room || !socket.may_send(),
+            )
+        });
+        let Some((readable, writable)) = ready else {
             return;
         };
-        let socket = stack.socket();
-        let connecting = socket.state() == State::SynReceived;
-        let readable = socket.can_recv() || !(connecting || socket.may_recv());
-        let room = socket.send_queue() * 4 <= self.send_reserved * 3;
-        let writable = !connecting && (room || !socket.may_send());
         if readable && let Some(waker) = self.read_waker.take() {
             waker.wake();
         }
         if writable && let Some(waker) = self.write_waker.take() {
             waker.wake();
-        }
-        if self.end == StreamEnd::Shut && !connecting {
-            // A shutdown asked for during the handshake; else it does nothing.
-            if let Some(socket) = self.socket() {
-                socket.close();
-            }
         }
     }
 
@@ -288,7 +286,7 @@ impl FlowState {
         };
         let began = since.unwrap_or(now);
         self.end = StreamEnd::Dropped { since: Some(began) };
-        if let Some(socket) = self.socket() {
+        self.with_socket(|socket| {
             if socket.state() == State::SynReceived {
                 return;
             }
@@ -296,7 +294,7 @@ impl FlowState {
             if socket.can_recv() || now >= began + LINGER.into() {
                 socket.abort();
             }
-        }
+        });
     }
 
     fn earlier_of_linger(&self, due: Option<Instant>) -> Option<Instant> {
@@ -336,32 +334,27 @@ impl Flow {
     /// Hands received bytes to `take`, which says how many it took of each piece.
     pub(crate) fn read(self: &Rc<Self>, mut take: impl FnMut(&[u8]) -> usize) -> ReadState {
         let mut state = self.state.borrow_mut();
-        let Some(socket) = state.socket() else {
-            return ReadState::Reset;
+        let found = state.with_socket(|socket| {
+            let before = socket.recv_queue();
+            if before == 0 {
+                return Err(nothing_read(socket));
+            }
+            let mut total = 0;
+            // The ring buffer has at most two pieces.
+            for _ in 0..2 {
+                let piece = socket.recv(|bytes| {
+                    let taken = take(bytes);
+                    (taken, taken)
+                });
+                total += piece.unwrap_or(0);
+            }
+            Ok((before, total))
+        });
+        let (before, total) = match found {
+            Some(Ok(taken)) => taken,
+            Some(Err(nothing)) => return nothing,
+            None => return ReadState::Reset,
         };
-        let before = socket.recv_queue();
-        if before == 0 {
-            if socket.state() == State::SynReceived {
-                return ReadState::Pending;
-            }
-            return match socket.recv(|_| (0, ())) {
-                Ok(()) => ReadState::Pending,
-                Err(smoltcp::socket::tcp::RecvError::Finished) => ReadState::End,
-                Err(smoltcp::socket::tcp::RecvError::InvalidState) => ReadState::Reset,
-            };
-        }
-        let mut total = 0;
-        // The ring buffer has at most two pieces.
-        for _ in 0..2 {
-            let piece = socket.recv(|bytes| {
-                let taken = take(bytes);
-                (taken, taken)
-            });
-            match piece {
-                Ok(taken) if taken > 0 => total += taken,
-                _ => break,
-            }
-        }
         state.read_sequence = state.read_sequence.wrapping_add(total as u32);
         drop(state);
         // Below a quarter of the buffer the guest knows of more than half a window already.
@@ -385,24 +378,25 @@ impl Flow {
         let Some(stack) = stack.as_mut() else {
             return WriteState::Closed;
         };
-        let socket = stack.socket_mut();
-        if socket.state() == State::SynReceived {
-            return WriteState::Pending;
-        }
-        let queued = socket.send_queue();
-        self.shared
-            .reserve(send_reserved, (queued + data.len()).min(FLOW_BUFFER));
-        let room = send_reserved.saturating_sub(queued).min(data.len());
-        let written = match socket.send_slice(&data[..room]) {
-            Ok(written) => written,
-            Err(_) => return WriteState::Closed,
-        };
+        let shared = &self.shared;
+        let written = stack.with_socket(|socket| {
+            if socket.state() == State::SynReceived {
+                return WriteState::Pending;
+            }
+            let queued = socket.send_queue();
+            shared.reserve(send_reserved, (queued + data.len()).min(FLOW_BUFFER));
+            let room = send_reserved.saturating_sub(queued).min(data.len());
+            match socket.send_slice(&data[..room]) {
+                Ok(0) => WriteState::Pending,
+                Ok(written) => WriteState::Data(written),
+                Err(_) => WriteState::Closed,
+            }
+        });
         drop(state);
-        if written == 0 {
-            return WriteState::Pending;
+        if matches!(written, WriteState::Data(_)) {
+            self.mark_dirty();
         }
-        self.mark_dirty();
-        WriteState::Data(written)
+        written
     }
 
     /// Sends a FIN after what is queued.
@@ -412,11 +406,11 @@ impl Flow {
             return;
         }
         state.end = StreamEnd::Shut;
-        if let Some(socket) = state.socket()
-            && socket.state() != State::SynReceived
-        {
-            socket.close();
-        }
+        state.with_socket(|socket| {
+            if socket.state() != State::SynReceived {
+                socket.close();
+            }
+        });
         drop(state);
         self.mark_dirty();
     }
@@ -428,13 +422,25 @@ impl Flow {
         state.write_waker = None;
         let shut = state.end == StreamEnd::Shut;
         state.end = StreamEnd::Dropped { since: None };
-        if let Some(socket) = state.socket()
-            && (!shut || socket.can_recv())
-        {
-            socket.abort();
-        }
+        state.with_socket(|socket| {
+            if !shut || socket.can_recv() {
+                socket.abort();
+            }
+        });
         drop(state);
         self.mark_dirty();
+    }
+}
+
+/// What a read means that finds no byte.
+fn nothing_read(socket: &mut Socket<'_>) -> ReadState {
+    if socket.state() == State::SynReceived {
+        return ReadState::Pending;
+    }
+    match socket.recv(|_| (0, ())) {
+        Ok(()) => ReadState::Pending,
+        Err(RecvError::Finished) => ReadState::End,
+        Err(RecvError::InvalidState) => ReadState::Reset,
     }
 }
 
