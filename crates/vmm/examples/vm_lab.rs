@@ -101,7 +101,7 @@ fn main() {
         ours.as_raw_fd()
     );
     let talk = talk(ours, command, pid, begun);
-    let exit = vm.wait_timeout(Duration::from_secs(60));
+    let exit = vm.wait_timeout(Duration::from_secs(120));
     if exit.is_none() {
         vm.kill();
         println!("KILLED after 60 s: {:?}", vm.wait());
@@ -111,7 +111,7 @@ fn main() {
 }
 
 fn talk(ours: UnixStream, command: &str, pid: u32, begun: Instant) -> std::io::Result<()> {
-    ours.set_read_timeout(Some(Duration::from_secs(15)))?;
+    ours.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut lines = BufReader::new(ours.try_clone()?);
     let mut line = String::new();
     lines.read_line(&mut line)?;
