@@ -145,7 +145,7 @@ impl Control {
     }
 
     /// Takes the oldest message read.
-    pub fn next(&mut self) -> Option<HostMessage> {
+    pub fn take_message(&mut self) -> Option<HostMessage> {
         self.inbox.pop_front()
     }
 
@@ -157,7 +157,7 @@ impl Control {
         let deadline = Instant::now() + limit;
         let mut scratch = Vec::new();
         loop {
-            if let Some(message) = self.next() {
+            if let Some(message) = self.take_message() {
                 return Ok(message);
             }
             self.wait(PollFlags::IN, deadline)?;

@@ -97,6 +97,9 @@ enum Source {
     Output(ExecId, OutputStream),
 }
 
+/// What was asked for, and what of it is ready.
+type Events = (Vec<Source>, Vec<(Source, PollFlags)>);
+
 enum Turn {
     Go,
     Stop(End),
@@ -164,7 +167,7 @@ impl<M: Machine> Engine<M> {
     }
 
     /// Waits for the next event. Gives what was asked for, and what of it is ready.
-    fn wait(&self) -> Result<(Vec<Source>, Vec<(Source, PollFlags)>), ControlError> {
+    fn wait(&self) -> Result<Events, ControlError> {
         let mut sources = vec![Source::Control];
         let write = if self.control.wants_write() {
             PollFlags::OUT
@@ -231,7 +234,7 @@ impl<M: Machine> Engine<M> {
         if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             self.control.fill(&mut self.scratch)?;
         }
-        while let Some(message) = self.control.next() {
+        while let Some(message) = self.control.take_message() {
             if let Turn::Stop(end) = self.serve(message)? {
                 return Ok(Turn::Stop(end));
             }

@@ -93,11 +93,11 @@ mod tests {
         assert!(write_files(&tree, &boot).unwrap().is_empty());
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(
-            std::fs::read(directory.path().join("etc/hostname")).unwrap(),
+            fs_err::read(directory.path().join("etc/hostname")).unwrap(),
             b"box\n"
         );
         assert_eq!(
-            std::fs::read(directory.path().join("opt/agent/settings")).unwrap(),
+            fs_err::read(directory.path().join("opt/agent/settings")).unwrap(),
             b"x"
         );
     }

@@ -98,8 +98,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for (path, content) in files {
             let path = directory.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, content).unwrap();
         }
         let tree = Tree::open(directory.path().to_str().unwrap()).unwrap();
         (directory, tree)
@@ -116,14 +116,14 @@ mod tests {
             ("etc/ssl/certs/ca-certificates.crt", "A\n"),
             ("etc/pki/tls/certs/ca-bundle.crt", "B\n"),
         ] {
-            let text = std::fs::read_to_string(dir.path().join(path)).unwrap();
+            let text = fs_err::read_to_string(dir.path().join(path)).unwrap();
             assert!(
                 text.starts_with(own) && text.ends_with("\nOURS\n"),
                 "{text}"
             );
         }
         assert_eq!(
-            std::fs::read(dir.path().join(&LOCAL[1..])).unwrap(),
+            fs_err::read(dir.path().join(&LOCAL[1..])).unwrap(),
             b"OURS\n"
         );
     }
@@ -145,7 +145,7 @@ mod tests {
         .unwrap();
         assert!(install(&tree, b"OURS\n").is_empty());
         let text =
-            std::fs::read_to_string(dir.path().join("etc/ssl/certs/ca-certificates.crt")).unwrap();
+            fs_err::read_to_string(dir.path().join("etc/ssl/certs/ca-certificates.crt")).unwrap();
         assert_eq!(text.matches("OURS").count(), 1);
     }
 
@@ -154,7 +154,7 @@ mod tests {
         let (dir, tree) = image(&[]);
         assert!(install(&tree, b"OURS\n").is_empty());
         assert_eq!(
-            std::fs::read(dir.path().join("etc/ssl/certs/ca-certificates.crt")).unwrap(),
+            fs_err::read(dir.path().join("etc/ssl/certs/ca-certificates.crt")).unwrap(),
             b"OURS\n"
         );
     }

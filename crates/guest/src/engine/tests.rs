@@ -219,7 +219,7 @@ fn what_cannot_be_started_is_classified() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, mode: u32, content: &[u8]| {
         let path = directory.path().join(name);
-        std::fs::write(&path, content).unwrap();
+        fs_err::write(&path, content).unwrap();
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(&path, permissions).unwrap();
         path.to_str().unwrap().to_owned()

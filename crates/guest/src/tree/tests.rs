@@ -32,7 +32,7 @@ fn a_link_upwards_stays_inside() {
     symlink("../../..", root.join("up")).unwrap();
     tree.write(&path("/up/file"), b"x", Attributes::PLAIN)
         .unwrap();
-    assert_eq!(std::fs::read(root.join("file")).unwrap(), b"x");
+    assert_eq!(fs_err::read(root.join("file")).unwrap(), b"x");
     assert!(!outer.path().join("file").exists());
 }
 
@@ -40,7 +40,7 @@ fn a_link_upwards_stays_inside() {
 fn a_written_file_replaces_a_link_and_not_its_target() {
     let (outer, tree) = tree();
     let root = outer.path().join("root");
-    std::fs::write(root.join("target"), "old").unwrap();
+    fs_err::write(root.join("target"), "old").unwrap();
     symlink("target", root.join("link")).unwrap();
     tree.write(
         &path("/link"),
@@ -52,7 +52,7 @@ fn a_written_file_replaces_a_link_and_not_its_target() {
         },
     )
     .unwrap();
-    assert_eq!(std::fs::read(root.join("target")).unwrap(), b"old");
+    assert_eq!(fs_err::read(root.join("target")).unwrap(), b"old");
     let meta = std::fs::symlink_metadata(root.join("link")).unwrap();
     assert!(meta.is_file());
     assert_eq!(meta.permissions().mode() & 0o7777, 0o750);
@@ -77,7 +77,7 @@ fn a_dangling_link_is_an_error_not_a_new_file_elsewhere() {
 fn a_mount_point_for_a_file_is_made_once_and_kept() {
     let (outer, tree) = tree();
     tree.file(&path("/etc/deep/файл name")).unwrap();
-    std::fs::write(outer.path().join("root/etc/deep/файл name"), "kept").unwrap();
+    fs_err::write(outer.path().join("root/etc/deep/файл name"), "kept").unwrap();
     tree.file(&path("/etc/deep/файл name")).unwrap();
     assert_eq!(tree.read("/etc/deep/файл name").unwrap().unwrap(), b"kept");
     assert!(tree.file(&path("/etc")).is_err());
