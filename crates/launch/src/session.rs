@@ -95,15 +95,30 @@ impl Session {
     ///
     /// # Errors
     /// The guest is silent, of another version, cannot boot, or does not speak the protocol.
-    pub async fn start(stream: UnixStream, boot: Boot, limits: Limits) -> Result<Self, SessionError> {
+    pub async fn start(
+        stream: UnixStream,
+        boot: Boot,
+        limits: Limits,
+    ) -> Result<Self, SessionError> {
         let mut handshake = wire::Handshake::new(stream);
         let hello = timeout(limits.hello, handshake.hello()).await;
-        hello.map_err(|_| SessionError::Timeout { waited_for: "the guest's hello", limit: limits.hello })??;
+        hello.map_err(|_| SessionError::Timeout {
+            waited_for: "the guest's hello",
+            limit: limits.hello,
+        })??;
         let ready = timeout(limits.ready, handshake.boot(boot)).await;
-        let (timings, warnings) =
-            ready.map_err(|_| SessionError::Timeout { waited_for: "the guest to boot", limit: limits.ready })??;
+        let (timings, warnings) = ready.map_err(|_| SessionError::Timeout {
+            waited_for: "the guest to boot",
+            limit: limits.ready,
+        })??;
         let (state, tasks) = handshake.into_tasks();
-        Ok(Self { state, tasks, limits, timings, warnings })
+        Ok(Self {
+            state,
+            tasks,
+            limits,
+            timings,
+            warnings,
+        })
     }
 
     /// When the phases of the guest's boot ended.
@@ -122,11 +137,27 @@ impl Session {
     ///
     /// # Errors
     /// The guest could not start it, or the session is over.
-    pub async fn exec(&self, command: Command, tty: Option<Tty>) -> Result<RunningProgram, ExecError> {
+    pub async fn exec(
+        &self,
+        command: Command,
+        tty: Option<Tty>,
+    ) -> Result<RunningProgram, ExecError> {
         let id = self.state.new_program();
         let mut program = RunningProgram::new(Rc::clone(&self.state), id);
-        let Command { argv, env, cwd, user } = command;
-        self.state.send(&HostMessage::Exec(Box::new(Exec { id, argv, env, cwd, user, tty })))?;
+        let Command {
+            argv,
+            env,
+            cwd,
+            user,
+        } = command;
+        self.state.send(&HostMessage::Exec(Box::new(Exec {
+            id,
+            argv,
+            env,
+            cwd,
+            user,
+            tty,
+        })))?;
         let started = timeout(self.limits.start, self.state.started(id)).await;
         match started {
             Ok(Ok(Ok(pid))) => {
@@ -135,7 +166,11 @@ impl Session {
             }
             Ok(Ok(Err(failure))) => Err(ExecError::Refused(failure)),
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(SessionError::Timeout { waited_for: "the program to start", limit: self.limits.start }.into()),
+            Err(_) => Err(SessionError::Timeout {
+                waited_for: "the program to start",
+                limit: self.limits.start,
+            }
+            .into()),
         }
     }
 
@@ -162,7 +197,10 @@ impl Session {
         self.state.send(&HostMessage::Shutdown { grace_ms })?;
         let limit = self.limits.stop + grace;
         let stopped = timeout(limit, self.state.stopped()).await;
-        stopped.unwrap_or(Err(SessionError::Timeout { waited_for: "the guest to stop", limit }))
+        stopped.unwrap_or(Err(SessionError::Timeout {
+            waited_for: "the guest to stop",
+            limit,
+        }))
     }
 }
 

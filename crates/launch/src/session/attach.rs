@@ -90,14 +90,21 @@ pub enum AttachError {
 ///
 /// # Errors
 /// It cannot be started, or the session ends before it.
-pub async fn attach(session: &Session, command: Command, mode: StreamMode) -> Result<Outcome, AttachError> {
+pub async fn attach(
+    session: &Session,
+    command: Command,
+    mode: StreamMode,
+) -> Result<Outcome, AttachError> {
     let mut signals = UserSignals::listen().map_err(AttachError::Streams)?;
     let streams = UserStreams::open().map_err(AttachError::Streams)?;
     let (program, terminal) = match mode {
         StreamMode::Pipes => (session.exec(command, None).await?, None),
         StreamMode::Terminal { term } => {
             let terminal = RawTerminal::enter_guarded(io::stdin())?;
-            let tty = Tty { size: terminal.size(), term };
+            let tty = Tty {
+                size: terminal.size(),
+                term,
+            };
             (session.exec(command, Some(tty)).await?, Some(terminal))
         }
     };
@@ -154,7 +161,11 @@ pub(super) async fn join(
     }
 }
 
-async fn pass_output(program: &RunningProgram, stream: OutputStream, to: &StreamFd) -> Result<(), SessionError> {
+async fn pass_output(
+    program: &RunningProgram,
+    stream: OutputStream,
+    to: &StreamFd,
+) -> Result<(), SessionError> {
     while let Some(chunk) = program.read(stream).await? {
         if to.write_all(&chunk).await.is_err() {
             program.close_output(stream)?;

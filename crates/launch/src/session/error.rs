@@ -71,7 +71,15 @@ impl From<io::Error> for SessionError {
 
 /// Text of the guest, safe for a terminal.
 fn shown(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -83,7 +91,13 @@ mod tests {
     #[test]
     fn control_characters_of_the_guest_are_escaped_and_letters_kept() {
         let message = "no \x1b[2J каталог".to_owned();
-        let error = SessionError::Guest(GuestError { kind: GuestErrorKind::Mount, message });
-        assert_eq!(error.to_string(), "the guest gave up: no \\u{1b}[2J каталог");
+        let error = SessionError::Guest(GuestError {
+            kind: GuestErrorKind::Mount,
+            message,
+        });
+        assert_eq!(
+            error.to_string(),
+            "the guest gave up: no \\u{1b}[2J каталог"
+        );
     }
 }

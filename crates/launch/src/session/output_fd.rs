@@ -25,9 +25,16 @@ impl StreamFd {
     /// A stream on its own descriptor of `fd`, to be used in this direction only.
     pub(super) fn new(fd: impl AsFd, interest: Interest) -> io::Result<Self> {
         let own = rustix::io::fcntl_dupfd_cloexec(fd, 3)?;
+        // The descriptor is owned and stays open as long as it is registered, which is what tokio asks for.
+        #[allow(
+            deprecated,
+            reason = "the replacement is an unsafe function; newer versions of tokio only"
+        )]
         match AsyncFd::with_interest(own.try_clone()?, interest) {
             Ok(polled) => Ok(Self::Polled(polled)),
-            Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => Ok(Self::AlwaysReady(own)),
+            Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+                Ok(Self::AlwaysReady(own))
+            }
             Err(error) => Err(error),
         }
     }
@@ -92,7 +99,10 @@ impl StreamFd {
 }
 
 fn ready(fd: &OwnedFd, flags: PollFlags) -> io::Result<bool> {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     match rustix::event::poll(&mut [PollFd::new(fd, flags)], Some(&now)) {
         Ok(count) => Ok(count > 0),
         Err(Errno::INTR) => Ok(false),
@@ -130,11 +140,19 @@ mod tests {
         let (read, write) = rustix::pipe::pipe().unwrap();
         let stream = StreamFd::new(&read, Interest::READABLE).unwrap();
         let mut buffer = [0; 10];
-        assert!(tokio::time::timeout(Duration::from_millis(50), stream.readable()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), stream.readable())
+                .await
+                .is_err()
+        );
         rustix::io::write(&write, b"ab").unwrap();
         stream.readable().await.unwrap();
         assert_eq!(stream.read(&mut buffer).unwrap(), 2);
-        assert!(tokio::time::timeout(Duration::from_millis(50), stream.readable()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), stream.readable())
+                .await
+                .is_err()
+        );
         drop(write);
         stream.readable().await.unwrap();
         assert_eq!(stream.read(&mut buffer).unwrap(), 0);
@@ -156,6 +174,9 @@ mod tests {
         let (read, write) = rustix::pipe::pipe().unwrap();
         let stream = StreamFd::new(&write, Interest::WRITABLE).unwrap();
         drop(read);
-        assert_eq!(stream.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            stream.write_all(b"x").await.unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
     }
 }

@@ -20,7 +20,11 @@ pub struct RunningProgram {
 
 impl RunningProgram {
     pub(super) fn new(state: Rc<State>, id: ExecId) -> Self {
-        Self { state, id, pid: None }
+        Self {
+            state,
+            id,
+            pid: None,
+        }
     }
 
     pub(super) fn has_started(&mut self, pid: u32) {
@@ -47,7 +51,8 @@ impl RunningProgram {
     /// # Errors
     /// The session is over.
     pub fn grant(&self, stream: OutputStream, bytes: usize) -> Result<(), SessionError> {
-        self.state.grant(self.id, stream, u32::try_from(bytes).unwrap_or(u32::MAX))
+        self.state
+            .grant(self.id, stream, u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
     /// Tells the program that nobody reads this output any more (it gets SIGPIPE).
@@ -55,7 +60,10 @@ impl RunningProgram {
     /// # Errors
     /// The session is over.
     pub fn close_output(&self, stream: OutputStream) -> Result<(), SessionError> {
-        self.state.send(&HostMessage::OutputClosed { id: self.id, stream })
+        self.state.send(&HostMessage::OutputClosed {
+            id: self.id,
+            stream,
+        })
     }
 
     /// How many bytes of input the program takes now, at most one chunk; waits for at least one. `None` when it takes
@@ -126,7 +134,10 @@ impl RunningProgram {
     /// # Errors
     /// The session is over.
     pub fn signal(&self, signal: u8) -> Result<(), SessionError> {
-        self.state.send(&HostMessage::Signal { id: self.id, signal })
+        self.state.send(&HostMessage::Signal {
+            id: self.id,
+            signal,
+        })
     }
 
     /// Waits for its end. All output arrived before.

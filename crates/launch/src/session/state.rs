@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 
 use agent_vm_protocol::{
-    ExecFailure, ExecId, ExitStatus, GuestMessage, HostMessage, INITIAL_WINDOW, OutputStream, encode,
+    ExecFailure, ExecId, ExitStatus, GuestMessage, HostMessage, INITIAL_WINDOW, OutputStream,
+    encode,
 };
 use tokio::sync::Notify;
 
@@ -114,12 +115,20 @@ impl State {
         self.wait(|state| state.stopped.get().then_some(())).await
     }
 
-    pub(super) async fn started(&self, id: ExecId) -> Result<Result<u32, ExecFailure>, SessionError> {
-        self.wait(|state| state.programs.borrow().get(&id)?.started.clone()).await
+    pub(super) async fn started(
+        &self,
+        id: ExecId,
+    ) -> Result<Result<u32, ExecFailure>, SessionError> {
+        self.wait(|state| state.programs.borrow().get(&id)?.started.clone())
+            .await
     }
 
     /// The next chunk of an output; `None` at its end.
-    pub(super) async fn output(&self, id: ExecId, stream: OutputStream) -> Result<Option<Vec<u8>>, SessionError> {
+    pub(super) async fn output(
+        &self,
+        id: ExecId,
+        stream: OutputStream,
+    ) -> Result<Option<Vec<u8>>, SessionError> {
         self.wait(|state| {
             let mut programs = state.programs.borrow_mut();
             let entry = programs.get_mut(&id)?;
@@ -134,17 +143,27 @@ impl State {
     }
 
     pub(super) async fn status(&self, id: ExecId) -> Result<ExitStatus, SessionError> {
-        self.wait(|state| state.programs.borrow().get(&id)?.status).await
+        self.wait(|state| state.programs.borrow().get(&id)?.status)
+            .await
     }
 
     /// Waits for room and takes up to `most` bytes of the input window; `None` when the program takes no more input.
-    pub(super) async fn input_room(&self, id: ExecId, most: usize) -> Result<Option<usize>, SessionError> {
+    pub(super) async fn input_room(
+        &self,
+        id: ExecId,
+        most: usize,
+    ) -> Result<Option<usize>, SessionError> {
         self.wait(|state| {
             let mut programs = state.programs.borrow_mut();
-            let Some(entry) = programs.get_mut(&id).filter(|entry| !entry.input_closed && entry.status.is_none()) else {
+            let Some(entry) = programs
+                .get_mut(&id)
+                .filter(|entry| !entry.input_closed && entry.status.is_none())
+            else {
                 return Some(None);
             };
-            let room = usize::try_from(entry.input_window).unwrap_or(usize::MAX).min(most);
+            let room = usize::try_from(entry.input_window)
+                .unwrap_or(usize::MAX)
+                .min(most);
             if room == 0 || state.out.borrow().len() >= OUT_ROOM {
                 return None;
             }
@@ -165,14 +184,27 @@ impl State {
     pub(super) async fn input_closed(&self, id: ExecId) -> Result<(), SessionError> {
         self.wait(|state| {
             let programs = state.programs.borrow();
-            programs.get(&id).is_none_or(|entry| entry.input_closed || entry.status.is_some()).then_some(())
+            programs
+                .get(&id)
+                .is_none_or(|entry| entry.input_closed || entry.status.is_some())
+                .then_some(())
         })
         .await
     }
 
     /// Gives back credit for output that was passed on.
-    pub(super) fn grant(&self, id: ExecId, stream: OutputStream, bytes: u32) -> Result<(), SessionError> {
-        if let Some(entry) = self.programs.borrow_mut().get_mut(&id).filter(|entry| entry.status.is_none()) {
+    pub(super) fn grant(
+        &self,
+        id: ExecId,
+        stream: OutputStream,
+        bytes: u32,
+    ) -> Result<(), SessionError> {
+        if let Some(entry) = self
+            .programs
+            .borrow_mut()
+            .get_mut(&id)
+            .filter(|entry| entry.status.is_none())
+        {
             let stream = entry.stream(stream);
             stream.window = stream.window.saturating_add(u64::from(bytes));
         }
@@ -183,8 +215,12 @@ impl State {
     pub(super) fn receive(&self, message: GuestMessage) -> Result<(), SessionError> {
         match message {
             GuestMessage::Started { id, pid } => self.update(id, |entry| entry.start(Ok(pid))),
-            GuestMessage::ExecFailed { id, failure } => self.update(id, |entry| entry.start(Err(failure))),
-            GuestMessage::Output { id, stream, data } => self.update(id, |entry| entry.stream(stream).push(data)),
+            GuestMessage::ExecFailed { id, failure } => {
+                self.update(id, |entry| entry.start(Err(failure)))
+            }
+            GuestMessage::Output { id, stream, data } => {
+                self.update(id, |entry| entry.stream(stream).push(data))
+            }
             GuestMessage::OutputEof { id, stream } => self.update(id, |entry| {
                 entry.stream(stream).ended = true;
                 Ok(())
@@ -208,7 +244,9 @@ impl State {
                 self.changed.notify_waiters();
                 Ok(())
             }
-            GuestMessage::Hello { .. } | GuestMessage::Ready { .. } => Err(SessionError::Unexpected),
+            GuestMessage::Hello { .. } | GuestMessage::Ready { .. } => {
+                Err(SessionError::Unexpected)
+            }
         }
     }
 
@@ -218,7 +256,11 @@ impl State {
         id: ExecId,
         change: impl FnOnce(&mut Entry) -> Result<(), SessionError>,
     ) -> Result<(), SessionError> {
-        let result = self.programs.borrow_mut().get_mut(&id).map_or(Ok(()), change);
+        let result = self
+            .programs
+            .borrow_mut()
+            .get_mut(&id)
+            .map_or(Ok(()), change);
         self.changed.notify_waiters();
         result
     }
@@ -226,7 +268,11 @@ impl State {
 
 impl Entry {
     fn new() -> Self {
-        let stream = || Stream { queue: VecDeque::new(), window: u64::from(INITIAL_WINDOW), ended: false };
+        let stream = || Stream {
+            queue: VecDeque::new(),
+            window: u64::from(INITIAL_WINDOW),
+            ended: false,
+        };
         Self {
             started: None,
             outputs: [stream(), stream()],
@@ -254,7 +300,10 @@ impl Entry {
 
 impl Stream {
     fn push(&mut self, data: Vec<u8>) -> Result<(), SessionError> {
-        let left = self.window.checked_sub(data.len() as u64).ok_or(SessionError::OverWindow)?;
+        let left = self
+            .window
+            .checked_sub(data.len() as u64)
+            .ok_or(SessionError::OverWindow)?;
         // An empty chunk would take memory without taking window.
         if !data.is_empty() && !self.ended {
             self.window = left;
@@ -269,7 +318,11 @@ mod tests {
     use super::*;
 
     fn output(id: ExecId, length: usize) -> GuestMessage {
-        GuestMessage::Output { id, stream: OutputStream::Stdout, data: vec![0; length] }
+        GuestMessage::Output {
+            id,
+            stream: OutputStream::Stdout,
+            data: vec![0; length],
+        }
     }
 
     #[test]
@@ -277,9 +330,14 @@ mod tests {
         let state = State::default();
         let id = state.new_program();
         for _ in 0..4 {
-            state.receive(output(id, INITIAL_WINDOW as usize / 4)).unwrap();
+            state
+                .receive(output(id, INITIAL_WINDOW as usize / 4))
+                .unwrap();
         }
-        assert!(matches!(state.receive(output(id, 1)), Err(SessionError::OverWindow)));
+        assert!(matches!(
+            state.receive(output(id, 1)),
+            Err(SessionError::OverWindow)
+        ));
         state.grant(id, OutputStream::Stdout, 1).unwrap();
         state.receive(output(id, 1)).unwrap();
     }
@@ -291,7 +349,11 @@ mod tests {
         for _ in 0..1000 {
             state.receive(output(id, 0)).unwrap();
         }
-        assert!(state.programs.borrow_mut().get_mut(&id).unwrap().outputs[0].queue.is_empty());
+        assert!(
+            state.programs.borrow_mut().get_mut(&id).unwrap().outputs[0]
+                .queue
+                .is_empty()
+        );
     }
 
     #[test]
@@ -300,17 +362,34 @@ mod tests {
         let id = state.new_program();
         state.receive(output(ExecId(99), 70_000)).unwrap();
         state.receive(GuestMessage::Started { id, pid: 5 }).unwrap();
-        assert!(matches!(state.receive(GuestMessage::Started { id, pid: 6 }), Err(SessionError::Unexpected)));
-        let hello = GuestMessage::Hello { magic: agent_vm_protocol::MAGIC, version: 1 };
-        assert!(matches!(state.receive(hello), Err(SessionError::Unexpected)));
+        assert!(matches!(
+            state.receive(GuestMessage::Started { id, pid: 6 }),
+            Err(SessionError::Unexpected)
+        ));
+        let hello = GuestMessage::Hello {
+            magic: agent_vm_protocol::MAGIC,
+            version: 1,
+        };
+        assert!(matches!(
+            state.receive(hello),
+            Err(SessionError::Unexpected)
+        ));
     }
 
     #[test]
     fn credit_never_exceeds_one_window() {
         let state = State::default();
         let id = state.new_program();
-        state.receive(GuestMessage::StdinCredit { id, bytes: u32::MAX }).unwrap();
-        assert_eq!(state.programs.borrow()[&id].input_window, u64::from(INITIAL_WINDOW));
+        state
+            .receive(GuestMessage::StdinCredit {
+                id,
+                bytes: u32::MAX,
+            })
+            .unwrap();
+        assert_eq!(
+            state.programs.borrow()[&id].input_window,
+            u64::from(INITIAL_WINDOW)
+        );
     }
 
     #[test]
@@ -318,7 +397,9 @@ mod tests {
         let state = State::default();
         state.fail(SessionError::NotGuest);
         state.fail(SessionError::Closed);
-        let error = state.send(&HostMessage::ClockSync { unix_ns: 1 }).unwrap_err();
+        let error = state
+            .send(&HostMessage::ClockSync { unix_ns: 1 })
+            .unwrap_err();
         assert!(matches!(error, SessionError::NotGuest));
     }
 }

@@ -71,7 +71,10 @@ impl RawTerminal {
     #[must_use]
     pub fn size(&self) -> WindowSize {
         match rustix::termios::tcgetwinsize(&self.fd) {
-            Ok(size) if size.ws_row > 0 && size.ws_col > 0 => WindowSize { rows: size.ws_row, cols: size.ws_col },
+            Ok(size) if size.ws_row > 0 && size.ws_col > 0 => WindowSize {
+                rows: size.ws_row,
+                cols: size.ws_col,
+            },
             _ => WindowSize { rows: 24, cols: 80 },
         }
     }
@@ -97,7 +100,9 @@ mod tests {
     fn pty() -> (OwnedFd, OwnedFd) {
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
-        let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let slave =
+            rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)
+                .unwrap();
         (master, slave)
     }
 
@@ -132,7 +137,12 @@ mod tests {
         let (_master, slave) = pty();
         let terminal = RawTerminal::enter(&slave).unwrap();
         assert_eq!(terminal.size(), WindowSize { rows: 24, cols: 80 });
-        let size = Winsize { ws_row: 5, ws_col: 6, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize {
+            ws_row: 5,
+            ws_col: 6,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         rustix::termios::tcsetwinsize(&slave, size).unwrap();
         assert_eq!(terminal.size(), WindowSize { rows: 5, cols: 6 });
     }

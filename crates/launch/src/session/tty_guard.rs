@@ -53,7 +53,10 @@ impl TtyGuard {
         link.set_read_timeout(Some(START))?;
         let mut answer = [0];
         io::Read::read_exact(&mut &link, &mut answer)?;
-        Ok(Self { link, _child: child })
+        Ok(Self {
+            link,
+            _child: child,
+        })
     }
 
     /// The terminal is restored: the guard has nothing to do any more.
@@ -66,7 +69,8 @@ impl TtyGuard {
 /// The guard process: standard input is the launcher, standard output the terminal. Gives the exit code.
 #[must_use]
 pub fn tty_guard_main() -> u8 {
-    let outcome = leave_session().and_then(|()| guard(rustix::stdio::stdin(), rustix::stdio::stdout()));
+    let outcome =
+        leave_session().and_then(|()| guard(rustix::stdio::stdin(), rustix::stdio::stdout()));
     u8::from(outcome.is_err())
 }
 
@@ -108,12 +112,17 @@ mod tests {
     fn pty() -> (OwnedFd, OwnedFd) {
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
-        let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let slave =
+            rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)
+                .unwrap();
         (master, slave)
     }
 
     fn is_raw(terminal: &OwnedFd) -> bool {
-        !rustix::termios::tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ICANON)
+        !rustix::termios::tcgetattr(terminal)
+            .unwrap()
+            .local_modes
+            .contains(LocalModes::ICANON)
     }
 
     /// Runs the guard's loop in a thread, makes the terminal raw, then ends the launcher's side as `last` says.

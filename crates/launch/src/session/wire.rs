@@ -32,7 +32,12 @@ struct Reader {
 impl Handshake {
     pub(super) fn new(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
-        let reader = Reader { read, decoder: Decoder::new(), buffer: vec![0; READ_SIZE], rest: 0..0 };
+        let reader = Reader {
+            read,
+            decoder: Decoder::new(),
+            buffer: vec![0; READ_SIZE],
+            rest: 0..0,
+        };
         Self { reader, write }
     }
 
@@ -40,14 +45,20 @@ impl Handshake {
         match self.reader.next().await? {
             GuestMessage::Hello { magic, .. } if magic != MAGIC => Err(SessionError::NotGuest),
             GuestMessage::Hello { version, .. } if version != PROTOCOL_VERSION => {
-                Err(SessionError::Version { guest: version, ours: PROTOCOL_VERSION })
+                Err(SessionError::Version {
+                    guest: version,
+                    ours: PROTOCOL_VERSION,
+                })
             }
             GuestMessage::Hello { .. } => Ok(()),
             _ => Err(SessionError::NotGuest),
         }
     }
 
-    pub(super) async fn boot(&mut self, boot: Boot) -> Result<(Timings, Vec<String>), SessionError> {
+    pub(super) async fn boot(
+        &mut self,
+        boot: Boot,
+    ) -> Result<(Timings, Vec<String>), SessionError> {
         let mut wire = Vec::new();
         encode(&HostMessage::Boot(Box::new(boot)), &mut wire)?;
         self.write.write_all(&wire).await?;
