@@ -20,6 +20,7 @@ mod plan;
 mod prepare;
 mod request;
 mod resolve;
+pub mod session;
 
 pub use attach::AttachError;
 pub use boot::{BootError, Booting};
