@@ -52,7 +52,7 @@ impl FlowHandler for Loopback {
 impl OpenedFlow for Dialled {
     fn serve(mut self: Box<Self>, mut guest: GuestStream) -> LocalBoxFuture<'static, ()> {
         Box::pin(async move {
-            let size = 256 * 1024;
+            let size = 32 * 1024;
             let _ = copy_bidirectional_with_sizes(&mut guest, &mut self.0, size, size).await;
         })
     }
