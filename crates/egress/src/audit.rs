@@ -18,13 +18,17 @@ use thiserror::Error;
 use time::OffsetDateTime;
 
 /// The largest log of one session in bytes; a session that fills it is cut off.
-pub const MAX_LOG_BYTES: u64 = 1024 * 1024 * 1024;
+pub const MAX_LOG_BYTES: u64 = 256 * 1024 * 1024;
 /// The longest path that is recorded, in characters; longer ones end in `…`.
 pub const MAX_PATH_CHARACTERS: usize = 1024;
 /// How long an equal denied packet is not recorded again.
 const PACKET_SILENCE: Duration = Duration::from_secs(10);
 /// How many denied packets are remembered for that.
 const REMEMBERED_PACKETS: usize = 256;
+/// How many denied packets are recorded in [`PACKET_WINDOW`]; a guest that scans must not fill the log.
+const PACKETS_PER_WINDOW: u32 = 64;
+/// The time in which denied packets are counted.
+const PACKET_WINDOW: Duration = Duration::from_secs(1);
 
 /// Appends decisions to the session's log.
 #[derive(Debug)]
@@ -32,7 +36,42 @@ pub struct AuditSink {
     file: RefCell<fs_err::File>,
     written: Cell<u64>,
     broken: Cell<bool>,
-    recent_packets: RefCell<VecDeque<(DeniedPacket, Instant)>>,
+    packets: RefCell<PacketHistory>,
+}
+
+/// What keeps denied packets from flooding the log.
+#[derive(Debug, Default)]
+struct PacketHistory {
+    recent: VecDeque<(DeniedPacket, Instant)>,
+    window: Option<Instant>,
+    in_window: u32,
+    suppressed: u64,
+}
+
+impl PacketHistory {
+    /// Whether this packet is recorded; if so, with how many that were not since the last one.
+    fn admit(&mut self, packet: DeniedPacket, now: Instant) -> Option<u64> {
+        self.recent
+            .retain(|(_, at)| now.duration_since(*at) < PACKET_SILENCE);
+        if self
+            .window
+            .is_none_or(|begun| now.duration_since(begun) >= PACKET_WINDOW)
+        {
+            self.window = Some(now);
+            self.in_window = 0;
+        }
+        let known = self.recent.iter().any(|(known, _)| *known == packet);
+        if known || self.in_window >= PACKETS_PER_WINDOW {
+            self.suppressed += 1;
+            return None;
+        }
+        if self.recent.len() == REMEMBERED_PACKETS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((packet, now));
+        self.in_window += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
 }
 
 impl AuditSink {
@@ -52,7 +91,7 @@ impl AuditSink {
             file: RefCell::new(file),
             written: Cell::new(written),
             broken: Cell::new(false),
-            recent_packets: RefCell::default(),
+            packets: RefCell::default(),
         })
     }
 
@@ -95,24 +134,19 @@ impl AuditSink {
         Ok(())
     }
 
-    /// Appends a denied packet unless an equal one was recorded a moment ago.
+    /// Appends a denied packet unless an equal one, or too many others, were recorded a moment ago.
     pub(crate) fn record_packet(&self, session: &str, packet: DeniedPacket) {
-        let now = Instant::now();
-        let mut recent = self.recent_packets.borrow_mut();
-        recent.retain(|(_, at)| now.duration_since(*at) < PACKET_SILENCE);
-        if recent.iter().any(|(known, _)| *known == packet) {
+        let admitted = self.packets.borrow_mut().admit(packet, Instant::now());
+        let Some(suppressed) = admitted else {
             return;
-        }
-        if recent.len() == REMEMBERED_PACKETS {
-            recent.pop_front();
-        }
-        recent.push_back((packet, now));
+        };
         let mut event = AuditEvent::new(session, Kind::Packet);
         event.protocol = Some(packet.protocol.name());
         event.address = Some(packet.address);
         event.port = packet.port;
         event.verdict = Some(Verdict::Deny);
         event.reason = Some(packet.reason);
+        event.suppressed = (suppressed > 0).then_some(suppressed);
         let _broken_is_remembered = self.record(&event);
     }
 }
@@ -219,6 +253,9 @@ pub struct AuditEvent<'a> {
     /// HTTP status of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// Denied packets that were not recorded since the last one that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suppressed: Option<u64>,
     /// Bytes from the guest: of a request's body, or of a connection.
     pub bytes_up: u64,
     /// Bytes to the guest.
@@ -245,6 +282,7 @@ impl<'a> AuditEvent<'a> {
             reason: None,
             credential: None,
             status: None,
+            suppressed: None,
             bytes_up: 0,
             bytes_down: 0,
             ms: 0,
@@ -313,107 +351,4 @@ pub enum AuditError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use serde_json::Value;
-
-    use super::*;
-
-    fn sink() -> (tempfile::TempDir, std::path::PathBuf, AuditSink) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.jsonl");
-        let sink = AuditSink::open(&path).unwrap();
-        (dir, path, sink)
-    }
-
-    fn lines(path: &Path) -> Vec<Value> {
-        let text = fs_err::read_to_string(path).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn one_decision_is_one_line_whatever_the_guest_wrote() {
-        let (_dir, path, sink) = sink();
-        let mut event = AuditEvent::new("s1", Kind::Request);
-        event.method = Some("GET\n{\"verdict\":\"allow\"}");
-        event.path = Some(bounded_path("/a\u{2028}\r\n\"}\u{1b}[2J?secret=1"));
-        event.verdict = Some(Verdict::Deny);
-        event.reason = Some(DenyReason::AuthorityMismatch);
-        sink.record(&event).unwrap();
-        let lines = lines(&path);
-        assert_eq!(lines.len(), 1);
-        assert_eq!(lines[0]["reason"], "authority-mismatch");
-        assert_eq!(lines[0]["verdict"], "deny");
-        assert!(!fs_err::read_to_string(&path).unwrap().contains("secret"));
-    }
-
-    #[test]
-    fn the_log_is_private_and_appended_to() {
-        let (_dir, path, first) = sink();
-        first.record(&AuditEvent::new("s1", Kind::Connect)).unwrap();
-        let second = AuditSink::open(&path).unwrap();
-        second
-            .record(&AuditEvent::new("s2", Kind::Connect))
-            .unwrap();
-        assert_eq!(lines(&path).len(), 2);
-        let mode = fs_err::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_lost_line_breaks_the_sink_for_good() {
-        let sink = AuditSink::open(Path::new("/dev/full")).unwrap();
-        assert!(!sink.is_broken());
-        let lost = sink.record(&AuditEvent::new("s1", Kind::Connect));
-        assert!(matches!(lost, Err(AuditError::Write { .. })));
-        assert!(sink.is_broken());
-        let after = sink.record(&AuditEvent::new("s1", Kind::Connect));
-        assert!(matches!(after, Err(AuditError::Broken)));
-    }
-
-    #[test]
-    fn a_full_log_breaks_the_sink() {
-        let (_dir, _path, sink) = sink();
-        sink.written.set(MAX_LOG_BYTES);
-        let lost = sink.record(&AuditEvent::new("s1", Kind::Connect));
-        assert!(matches!(lost, Err(AuditError::Full)) && sink.is_broken());
-    }
-
-    #[test]
-    fn equal_denied_packets_are_recorded_once_in_a_while() {
-        let (_dir, path, sink) = sink();
-        let mut packet = DeniedPacket {
-            protocol: PacketProtocol::Udp,
-            address: "1.1.1.1".parse().unwrap(),
-            port: Some(53),
-            reason: DenyReason::ForeignDnsServer,
-        };
-        for _ in 0..100 {
-            sink.record_packet("s1", packet);
-        }
-        packet.port = Some(443);
-        sink.record_packet("s1", packet);
-        let lines = lines(&path);
-        assert_eq!(lines.len(), 2);
-        assert_eq!(
-            (&lines[0]["protocol"], &lines[0]["port"]),
-            (&"udp".into(), &53.into())
-        );
-        assert_eq!(lines[0]["reason"], "foreign-dns-server");
-    }
-
-    #[test]
-    fn paths_are_bounded() {
-        let path = bounded_path(&"é".repeat(5000));
-        assert_eq!(path.chars().count(), MAX_PATH_CHARACTERS + 1);
-    }
-
-    #[test]
-    fn times_are_rfc_3339_in_utc() {
-        let at = OffsetDateTime::from_unix_timestamp_nanos(1_795_239_294_007_000_000).unwrap();
-        assert_eq!(rfc3339(at), "2026-11-21T05:34:54.007Z");
-    }
-}
+mod tests;

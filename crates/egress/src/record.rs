@@ -128,6 +128,7 @@ impl Drop for Record {
             reason: self.outcome.reason,
             credential: credential.map(|credential| credential.name.as_str()),
             status: self.outcome.status.map(|status| status.as_u16()),
+            suppressed: None,
             bytes_up: self.traffic.up.get(),
             bytes_down: self.traffic.down.get(),
             ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
