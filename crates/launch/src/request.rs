@@ -36,6 +36,8 @@ pub struct LaunchRequest {
     pub directories: HostDirectories,
     /// How the three standard streams are connected.
     pub streams: Streams,
+    /// The user's terminal type (`TERM`) for a program with a terminal; empty when unknown.
+    pub terminal_type: String,
     /// What is shown besides the program's own output.
     pub diagnostics: Diagnostics,
     /// Where each setting came from, by its name (`memory`, `image`); for `explain`.

@@ -1,0 +1,336 @@
+//! The one bridge from typed errors to what a person is told: a kind and what to do.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use agent_vm_credentials::{CollectError, ReadError, SecretSpecError};
+use agent_vm_image::{PullError, ReferenceError, StoreError};
+use agent_vm_state::ProjectError;
+use agent_vm_vmm::KvmError;
+use thiserror::Error;
+
+use crate::args::ByteSize;
+use crate::exit_code;
+use crate::kernel_file::KernelMissing;
+use crate::mounts::MountError;
+use crate::settings::SettingsError;
+
+mod launch_hints;
+
+/// Whose matter an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// What was typed.
+    User,
+    /// Files and variables that describe how we are used.
+    Config,
+    /// The machine.
+    Host,
+    /// A registry or another server.
+    Network,
+    /// What runs in the virtual machine.
+    Guest,
+    /// A mistake of ours.
+    Internal,
+}
+
+/// An error as a person gets it.
+#[derive(Debug)]
+pub(crate) struct CommandError {
+    pub(crate) kind: Kind,
+    pub(crate) error: Box<dyn Error + Send + Sync>,
+    pub(crate) hints: Vec<String>,
+    /// What the process ends with.
+    pub(crate) exit_code: u8,
+}
+
+/// Errors of the command line itself.
+#[derive(Debug, Error)]
+pub(crate) enum UsageError {
+    /// clap's message.
+    #[error("{text}")]
+    Arguments { text: String },
+    #[error("no command is given")]
+    NoProgram,
+    #[error("HOME is not set to an absolute path")]
+    NoHome,
+    #[error("the current directory does not exist any more")]
+    NoCurrentDirectory,
+    #[error("{variable} is not an absolute path")]
+    NotAbsolute { variable: &'static str },
+    #[error("invalid value for '--secret'")]
+    Secret(#[source] SecretSpecError),
+    #[error("the variable {name} is given by --env and by --secret")]
+    SecretAndVariable { name: String },
+    #[error("{place} holds the real token of {credential}, which must not enter the guest")]
+    TokenInPlain { place: String, credential: String },
+    #[error("cannot read the certificates in {}", path.display())]
+    ReadCertificates {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} holds no PEM certificate", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("the machine needs {asked} of memory, this host has {available} available")]
+    Memory {
+        asked: ByteSize,
+        available: ByteSize,
+    },
+    #[error("cannot write to standard output")]
+    Output(#[source] std::io::Error),
+    #[error("cannot make the directory {}", path.display())]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot start the asynchronous runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error("setup stopped at the step: {step}")]
+    SetupStep { step: &'static str },
+}
+
+const SECRET_FORM: &str = "a secret is given as NAME[=SOURCE]@HOST[,HOST…][:HEADER], \
+     SOURCE one of env:VARIABLE, file:PATH, cmd:PROGRAM ARG…";
+
+impl CommandError {
+    pub(crate) fn new(kind: Kind, error: impl Error + Send + Sync + 'static) -> Self {
+        Self {
+            kind,
+            error: Box::new(error),
+            hints: Vec::new(),
+            exit_code: exit_code::FAILED,
+        }
+    }
+
+    /// For an error that has an exit code of its own.
+    pub(crate) fn exit_code(mut self, code: u8) -> Self {
+        self.exit_code = code;
+        self
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+}
+
+impl From<UsageError> for CommandError {
+    fn from(error: UsageError) -> Self {
+        let (kind, hint) = match &error {
+            UsageError::Arguments { .. } => (
+                Kind::User,
+                Some(
+                    "`agent-vm --help` and `agent-vm COMMAND --help` show what there is".to_owned(),
+                ),
+            ),
+            UsageError::NoProgram => (
+                Kind::User,
+                Some("name one: `agent-vm run -- CMD ARGS`".to_owned()),
+            ),
+            UsageError::NoHome => (
+                Kind::Config,
+                Some("set HOME to your home directory".to_owned()),
+            ),
+            UsageError::NoCurrentDirectory => (
+                Kind::User,
+                Some("change to a directory that exists".to_owned()),
+            ),
+            UsageError::NotAbsolute { .. } => (Kind::Config, None),
+            UsageError::Secret(_) => (Kind::User, Some(SECRET_FORM.to_owned())),
+            UsageError::SecretAndVariable { name } => (
+                Kind::User,
+                Some(format!(
+                    "leave out --env {name}: the guest gets a placeholder in it"
+                )),
+            ),
+            UsageError::TokenInPlain { .. } => (
+                Kind::User,
+                Some("let the guest use the placeholder it gets in a variable or file".to_owned()),
+            ),
+            UsageError::ReadCertificates { .. } | UsageError::NoCertificate { .. } => (
+                Kind::User,
+                Some("--upstream-ca takes a file with PEM certificates".to_owned()),
+            ),
+            UsageError::Memory { available, .. } => {
+                let fit = ByteSize::from_mib((available.mib() / 4 * 3).max(128));
+                (
+                    Kind::Host,
+                    Some(format!(
+                        "ask for less, such as --memory {fit}, or end other programs"
+                    )),
+                )
+            }
+            UsageError::Output(_) | UsageError::Directory { .. } => (Kind::Host, None),
+            UsageError::Runtime(_) => (Kind::Internal, None),
+            UsageError::SetupStep { .. } => (Kind::Guest, None),
+        };
+        let mut this = Self::new(kind, error);
+        this.hints.extend(hint);
+        this
+    }
+}
+
+impl From<SettingsError> for CommandError {
+    fn from(error: SettingsError) -> Self {
+        Self::new(Kind::User, error)
+    }
+}
+
+impl From<ProjectError> for CommandError {
+    fn from(error: ProjectError) -> Self {
+        let hint = match &error {
+            ProjectError::Unresolvable { .. } => None,
+            ProjectError::NotUtf8 { .. } => Some("rename it, or start in another directory"),
+            ProjectError::FileSystemRoot => Some("start in the directory of a project"),
+        };
+        let mut this = Self::new(Kind::User, error);
+        this.hints.extend(hint.map(str::to_owned));
+        this
+    }
+}
+
+impl From<MountError> for CommandError {
+    fn from(error: MountError) -> Self {
+        let hint = match &error {
+            MountError::Source { .. } | MountError::Kind { .. } | MountError::NotUtf8 { .. } => {
+                Some("a mount is given as HOST[:GUEST][:ro|rw]; HOST must exist".to_owned())
+            }
+            MountError::Reserved { .. }
+            | MountError::Upwards { .. }
+            | MountError::Conflict { .. } => {
+                Some("give it another place: --mount HOST:GUEST".to_owned())
+            }
+            MountError::Exposes { .. } => Some(
+                "start in a project directory, and mount only the directories the agent needs"
+                    .to_owned(),
+            ),
+        };
+        let mut this = Self::new(Kind::User, error);
+        this.hints.extend(hint);
+        this
+    }
+}
+
+impl From<CollectError> for CommandError {
+    fn from(error: CollectError) -> Self {
+        let (kind, hint) = match &error {
+            CollectError::ReadLogin {
+                source: ReadError::Io { path, .. },
+                ..
+            } => (
+                Kind::Config,
+                Some(format!(
+                    "make {} readable for you, or log in again",
+                    path.display()
+                )),
+            ),
+            CollectError::ReadLogin { .. } | CollectError::ParseLogin { .. } => {
+                (Kind::Config, Some("log in again on the host".to_owned()))
+            }
+            CollectError::Duplicate { .. } => (
+                Kind::User,
+                Some("name several hosts in one --secret: NAME@HOST,HOST".to_owned()),
+            ),
+            CollectError::VariableMissing { name, variable } => (
+                Kind::User,
+                Some(format!(
+                    "set {variable}, or name another source: \
+                     --secret {name}=env:VARIABLE@HOST, {name}=file:PATH@HOST, {name}=cmd:PROGRAM@HOST"
+                )),
+            ),
+            CollectError::FileMissing { .. }
+            | CollectError::ReadSecret { .. }
+            | CollectError::ProgramMissing { .. }
+            | CollectError::Run { .. }
+            | CollectError::CommandStatus { .. } => (Kind::User, Some(SECRET_FORM.to_owned())),
+            CollectError::NotASecret { .. } => {
+                (Kind::User, Some("a token is one line of text".to_owned()))
+            }
+            CollectError::Mint(_) => (Kind::Internal, None),
+        };
+        let mut this = Self::new(kind, error);
+        this.hints.extend(hint);
+        this
+    }
+}
+
+impl From<KernelMissing> for CommandError {
+    fn from(error: KernelMissing) -> Self {
+        let hint = match &error {
+            KernelMissing::Named { .. } => {
+                "let AGENT_VM_KERNEL name a libkrunfw shared object, or unset it"
+            }
+            KernelMissing::NotInstalled { .. } => {
+                "install agent-vm with its kernel; in a source tree run `cargo xtask vendor`"
+            }
+        };
+        Self::new(Kind::Host, error).hint(hint)
+    }
+}
+
+impl From<KvmError> for CommandError {
+    fn from(error: KvmError) -> Self {
+        let hint = match &error {
+            KvmError::Missing => {
+                "turn on virtualisation in the firmware (in a virtual machine: nested \
+                 virtualisation), then `sudo modprobe kvm_intel` or `sudo modprobe kvm_amd`"
+                    .to_owned()
+            }
+            KvmError::PermissionDenied {
+                group_name: Some(group),
+                group_may_use: true,
+                ..
+            } => format!(
+                "add yourself to the `{group}` group: `sudo usermod -aG {group} $USER`, then log in again"
+            ),
+            KvmError::PermissionDenied { .. } => {
+                "give your group access: `sudo chgrp kvm /dev/kvm && \
+                 sudo chmod 660 /dev/kvm && sudo usermod -aG kvm $USER`, then log in again"
+                    .to_owned()
+            }
+            KvmError::Open(_) | KvmError::Unusable { .. } | KvmError::Refused { .. } => {
+                "look at `dmesg | grep -i kvm`; Linux 5.10 or newer with KVM is needed".to_owned()
+            }
+            KvmError::CannotRunGuests { .. } => "this host is a virtual machine without nested \
+                 virtualisation: turn that on, or use another host"
+                .to_owned(),
+        };
+        Self::new(Kind::Host, error).hint(hint)
+    }
+}
+
+impl From<ReferenceError> for CommandError {
+    fn from(error: ReferenceError) -> Self {
+        Self::new(Kind::User, error)
+            .hint("an image is named as [REGISTRY/]NAME[:TAG][@sha256:DIGEST]")
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        Self::new(Kind::Host, error)
+    }
+}
+
+impl From<PullError> for CommandError {
+    fn from(error: PullError) -> Self {
+        let (kind, hint) = match &error {
+            PullError::Registry { .. } => (
+                Kind::Network,
+                Some(
+                    "is the name right, and the registry reachable? --plain-http for one without TLS",
+                ),
+            ),
+            PullError::Document { .. }
+            | PullError::Digest { .. }
+            | PullError::Size { .. }
+            | PullError::Layer { .. } => (Kind::Network, None),
+            PullError::Store { .. } => (Kind::Host, None),
+        };
+        let mut this = Self::new(kind, error);
+        this.hints.extend(hint.map(str::to_owned));
+        this
+    }
+}

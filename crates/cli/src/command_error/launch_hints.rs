@@ -1,0 +1,84 @@
+//! What to do when a launch did not succeed.
+
+use agent_vm_launch::{
+    AttachError, BootError, LaunchError, MachineEnded, PrepareError, ResolveError,
+};
+use agent_vm_vmm::ExitReason;
+
+use super::{CommandError, Kind};
+
+/// Shown where the guest's own log tells more.
+const VERBOSE_HINT: &str = "--verbose shows the log of the guest's kernel";
+
+impl From<LaunchError> for CommandError {
+    fn from(error: LaunchError) -> Self {
+        let (kind, hint) = match &error {
+            LaunchError::Resolve(error) => resolve(error),
+            LaunchError::Prepare(error) => prepare(error),
+            LaunchError::Boot(error) => boot(error),
+            LaunchError::Attach(AttachError::Machine(ended)) => machine(ended),
+            LaunchError::Runtime(_) => (Kind::Internal, None),
+        };
+        let mut this = Self::new(kind, error);
+        this.hints.extend(hint);
+        this
+    }
+}
+
+fn resolve(error: &ResolveError) -> (Kind, Option<String>) {
+    match error {
+        ResolveError::Reference { .. } => (
+            Kind::User,
+            Some("an image is named as [REGISTRY/]NAME[:TAG][@sha256:DIGEST]".to_owned()),
+        ),
+        ResolveError::Store { .. } => (Kind::Host, None),
+        ResolveError::NotPulled { reference } => {
+            (Kind::User, Some(format!("get it: `agent-vm pull {reference}`")))
+        }
+        ResolveError::Api { .. } => (Kind::Config, None),
+    }
+}
+
+fn prepare(error: &PrepareError) -> (Kind, Option<String>) {
+    match error {
+        PrepareError::Session(_) | PrepareError::Disk(_) | PrepareError::Audit(_) => {
+            (Kind::Host, Some("is the disk full, or the state directory not yours?".to_owned()))
+        }
+        PrepareError::Open { .. } => (Kind::Host, None),
+        PrepareError::Header { .. } => (Kind::User, None),
+        PrepareError::Egress(_) => (Kind::Config, None),
+    }
+}
+
+fn boot(error: &BootError) -> (Kind, Option<String>) {
+    match error {
+        BootError::Descriptors(_) => {
+            (Kind::Host, Some("raise the limit of open files: `ulimit -n`".to_owned()))
+        }
+        BootError::Gateway(_) => (Kind::Internal, None),
+        BootError::Path(_) => (Kind::User, None),
+        BootError::Spawn(_) => (Kind::Host, None),
+    }
+}
+
+fn machine(ended: &MachineEnded) -> (Kind, Option<String>) {
+    match ended.reason {
+        ExitReason::KilledBySignal { signal: 9 } => (
+            Kind::Host,
+            Some("somebody killed it, or this host ran out of memory: ask for less with --memory".to_owned()),
+        ),
+        ExitReason::ProcessorFault => {
+            (Kind::Host, Some("`agent-vm __kvm-probe` tells whether KVM of this host works".to_owned()))
+        }
+        ExitReason::ConfinementUnavailable { .. } => {
+            (Kind::Host, Some("Linux 5.13 or newer with Landlock and seccomp is needed".to_owned()))
+        }
+        ExitReason::PoweredOff { .. } | ExitReason::Reset | ExitReason::Panicked { .. } => {
+            (Kind::Guest, Some(VERBOSE_HINT.to_owned()))
+        }
+        ExitReason::KilledBySignal { .. } | ExitReason::SetupFailed { .. } => (Kind::Host, None),
+        ExitReason::Crashed { .. }
+        | ExitReason::ForbiddenSystemCall
+        | ExitReason::Unexplained { .. } => (Kind::Internal, None),
+    }
+}

@@ -1,0 +1,6 @@
+//! One file per command.
+
+pub(crate) mod explain;
+pub(crate) mod pull;
+pub(crate) mod run_agent;
+pub(crate) mod setup;

@@ -1,0 +1,196 @@
+//! `explain` and `--dry-run`: prints the plan that a launch enforces, without starting anything.
+
+use std::fmt::Write as _;
+
+use agent_vm_image::{Reference, Store};
+use agent_vm_launch::{LaunchRequest, Mount, Plan, PlannedCredential, ShareAccess};
+
+use crate::args::{ByteSize, ExplainArgs, Target};
+use crate::command_error::{CommandError, UsageError};
+use crate::host_facts::HostFacts;
+use crate::launch_request::{Context, Typed, build};
+use crate::preflight::kernel_for_plan;
+use crate::settings::Settings;
+use crate::ui::{self, harmless};
+
+/// How the plan is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// `agent-vm explain`.
+///
+/// # Errors
+/// Whatever would stop a launch and needs no machine to be found.
+pub(crate) fn run(context: &Context, args: &ExplainArgs) -> Result<u8, CommandError> {
+    let target = args.target.unwrap_or(Target::Shell);
+    let placeholder = ["CMD".into()];
+    let arguments = match (target, args.launch.arguments.as_slice()) {
+        (Target::Run, []) => &placeholder[..],
+        (_, arguments) => arguments,
+    };
+    let typed = Typed {
+        target,
+        shell_agent: None,
+        options: &args.launch.options,
+        arguments,
+    };
+    explain(
+        context,
+        &typed,
+        if args.json {
+            Format::Json
+        } else {
+            Format::Text
+        },
+    )
+}
+
+/// Prints the plan of what was typed.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn explain(
+    context: &Context,
+    typed: &Typed<'_>,
+    format: Format,
+) -> Result<u8, CommandError> {
+    let settings = Settings::resolve(typed.options, &context.env, &HostFacts::read())?;
+    let kernel = kernel_for_plan(context);
+    let request = build(context, typed, settings, kernel)?;
+    let plan = Plan::new(&request, digest(&request)?);
+    let text = match format {
+        Format::Text => render(&plan),
+        Format::Json => {
+            serde_json::to_string_pretty(&plan)
+                .expect("a plan holds only text keys and UTF-8 paths")
+                + "\n"
+        }
+    };
+    ui::data(&text).map_err(UsageError::Output)?;
+    Ok(0)
+}
+
+/// What the store says the image is; nothing is made when there is no store.
+fn digest(request: &LaunchRequest) -> Result<Option<String>, CommandError> {
+    let reference: Reference = request.image.reference.parse()?;
+    if !request.image.store.is_dir() {
+        return Ok(None);
+    }
+    let image = Store::open(&request.image.store)?.image(&reference)?;
+    Ok(image.map(|image| image.digest.to_string()))
+}
+
+fn render(plan: &Plan) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        writeln!(text, "{name:<12}{}", harmless(value)).expect("writing to a String cannot fail");
+    };
+    let origin = |name: &str| match plan.origins.get(name) {
+        Some(origin) => format!("  ({origin})"),
+        None => String::new(),
+    };
+    line("program", &plan.program.argv.join(" ").replace('\n', " "));
+    line(
+        "directory",
+        &plan.program.working_directory.display().to_string(),
+    );
+    line(
+        "image",
+        &format!("{}{}", plan.image.reference, origin("image")),
+    );
+    line(
+        "",
+        plan.image
+            .digest
+            .as_deref()
+            .unwrap_or("not on this machine: `agent-vm pull` gets it"),
+    );
+    let machine = &plan.machine;
+    let memory = ByteSize::from_mib(machine.memory_mib.into());
+    line("memory", &format!("{memory}{}", origin("memory")));
+    line(
+        "processors",
+        &format!("{}{}", machine.vcpus, origin("cpus")),
+    );
+    let disk = ByteSize::from_mib(machine.disk_bytes >> 20);
+    line("disk", &format!("{disk}{}", origin("disk")));
+    line("kernel", &machine.kernel.display().to_string());
+    list(&mut line, "mounts", plan.mounts.iter().map(mount));
+    list(
+        &mut line,
+        "credentials",
+        plan.credentials.iter().map(credential),
+    );
+    line(
+        "network",
+        "public addresses and DNS; nothing of this host, no private network",
+    );
+    let hosts = |hosts: &[agent_vm_policy::HostPattern]| {
+        hosts.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    list(
+        &mut line,
+        "intercepted",
+        hosts(&plan.network.intercepted).into_iter(),
+    );
+    list(
+        &mut line,
+        "refused",
+        hosts(&plan.network.refused).into_iter(),
+    );
+    let overrides = plan.network.resolve.iter();
+    let overrides = overrides.map(|o| format!("{}:{} at {}", o.host, o.port, o.address));
+    list(&mut line, "addresses", overrides);
+    if plan.network.extra_upstream_ca {
+        line("authorities", "this host's, and those of --upstream-ca");
+    }
+    list(&mut line, "variables", plan.program.env.iter().cloned());
+    list(
+        &mut line,
+        "files",
+        plan.program.files.iter().map(|file| format!("~/{file}")),
+    );
+    text
+}
+
+/// The first value beside the name, the others below it.
+fn list(line: &mut impl FnMut(&str, &str), name: &str, values: impl Iterator<Item = String>) {
+    for (index, value) in values.enumerate() {
+        line(if index == 0 { name } else { "" }, &value);
+    }
+}
+
+fn mount(mount: &Mount) -> String {
+    let access = match mount.access {
+        ShareAccess::ReadOnly => "read-only",
+        ShareAccess::ReadWrite => "read-write",
+    };
+    if mount.host == mount.guest {
+        format!("{} ({access})", mount.host.display())
+    } else {
+        format!(
+            "{} at {} ({access})",
+            mount.host.display(),
+            mount.guest.display()
+        )
+    }
+}
+
+fn credential(credential: &PlannedCredential) -> String {
+    let hosts: Vec<String> = credential.hosts.iter().map(ToString::to_string).collect();
+    let target = if hosts.is_empty() {
+        "never sent anywhere".to_owned()
+    } else {
+        format!(
+            "sent to {} in the header {}",
+            hosts.join(", "),
+            credential.header.name
+        )
+    };
+    format!("{} from {}: {target}", credential.name, credential.source)
+}

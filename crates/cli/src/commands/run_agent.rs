@@ -1,0 +1,179 @@
+//! An agent, a shell or a command in a fresh machine for the project.
+
+use std::cell::RefCell;
+
+use agent_vm_credentials::Notice;
+use agent_vm_launch::{LaunchEvent, LaunchObserver, LaunchRequest, Phase, Streams, launch};
+
+use crate::args::Target;
+use crate::command_error::CommandError;
+use crate::commands::explain::{Format, explain};
+use crate::host_facts::HostFacts;
+use crate::launch_request::{Context, Typed, build};
+use crate::preflight::Preflight;
+use crate::settings::Settings;
+use crate::ui::{Ui, harmless};
+
+/// Most bytes of console output kept while the guest owns the terminal.
+const MAX_HELD_CONSOLE: usize = 256 * 1024;
+
+/// Launches what was typed; the exit code is the program's.
+///
+/// # Errors
+/// Whatever kept the program from running to its end.
+pub(crate) fn run(context: &Context, typed: &Typed<'_>, ui: Ui) -> Result<u8, CommandError> {
+    if typed.options.dry_run {
+        return explain(context, typed, Format::Text);
+    }
+    let host = HostFacts::read();
+    let settings = Settings::resolve(typed.options, &context.env, &host)?;
+    let preflight = Preflight::start(context, settings.memory_mib, &host)?;
+    let request = build(context, typed, settings, preflight.kernel().to_owned())?;
+    preflight.finish()?;
+    if !matches!(typed.target, Target::Run) {
+        tell(&request.credentials.notices, ui);
+    }
+    launch_shown(request, ui)
+}
+
+/// Launches and shows what was asked to be shown.
+///
+/// # Errors
+/// The launch's.
+pub(crate) fn launch_shown(request: LaunchRequest, ui: Ui) -> Result<u8, CommandError> {
+    let profile = request.diagnostics.profile;
+    let shown = Shown {
+        ui,
+        verbose: request.diagnostics.verbose,
+        terminal: request.streams == Streams::Terminal,
+        state: RefCell::default(),
+    };
+    let result = launch(request, &shown);
+    shown.finish(profile);
+    Ok(result?)
+}
+
+/// What a person should know about the credentials.
+pub(crate) fn tell(notices: &[Notice], ui: Ui) {
+    for notice in notices {
+        match notice {
+            Notice::NotLoggedIn { provider, fix } => {
+                ui.warn(&format!("no login of {provider} was found on this host"));
+                ui.hint(fix);
+            }
+            Notice::Expired { source, fix } => {
+                ui.warn(&format!("the login in {source} has expired"));
+                ui.hint(fix);
+            }
+        }
+    }
+}
+
+/// Follows a launch. While the guest owns the terminal its console is held back.
+struct Shown {
+    ui: Ui,
+    verbose: bool,
+    terminal: bool,
+    state: RefCell<ShownState>,
+}
+
+#[derive(Default)]
+struct ShownState {
+    phases: Vec<Phase>,
+    console: Vec<u8>,
+}
+
+impl LaunchObserver for Shown {
+    fn event(&self, event: LaunchEvent<'_>) {
+        let mut state = self.state.borrow_mut();
+        match event {
+            LaunchEvent::Phase(phase) => state.phases.push(phase.clone()),
+            LaunchEvent::Console(bytes) if self.verbose => {
+                let room = MAX_HELD_CONSOLE.saturating_sub(state.console.len());
+                state
+                    .console
+                    .extend_from_slice(&bytes[..bytes.len().min(room)]);
+                if !self.terminal {
+                    show_lines(self.ui, &mut state.console);
+                }
+            }
+            LaunchEvent::Console(_) => {}
+            LaunchEvent::Warning(text) => self.ui.warn(&harmless(text)),
+        }
+    }
+}
+
+impl Shown {
+    /// Shows what was held back, and the phases when they are wanted.
+    fn finish(self, profile: bool) {
+        let mut state = self.state.into_inner();
+        if !state.console.is_empty() {
+            state.console.push(b'\n');
+        }
+        show_lines(self.ui, &mut state.console);
+        if profile {
+            for line in phase_table(&state.phases) {
+                self.ui.status(&line);
+            }
+        }
+    }
+}
+
+/// Shows all complete lines and leaves the rest.
+fn show_lines(ui: Ui, console: &mut Vec<u8>) {
+    let Some(end) = console.iter().rposition(|byte| *byte == b'\n') else {
+        return;
+    };
+    for line in console
+        .drain(..=end)
+        .collect::<Vec<u8>>()
+        .split(|byte| *byte == b'\n')
+    {
+        if !line.is_empty() {
+            ui.foreign("console", &String::from_utf8_lossy(line));
+        }
+    }
+}
+
+/// One line per phase and the sum.
+fn phase_table(phases: &[Phase]) -> Vec<String> {
+    let milliseconds =
+        |took: std::time::Duration| format!("{:>10.1} ms", took.as_secs_f64() * 1000.0);
+    let mut lines: Vec<String> = phases
+        .iter()
+        .map(|phase| format!("{:<24}{}", phase.name, milliseconds(phase.took)))
+        .collect();
+    let all = phases.iter().map(|phase| phase.took).sum();
+    lines.push(format!("{:<24}{}", "total", milliseconds(all)));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn phases_are_listed_with_their_sum() {
+        let phase = |name, ms| Phase {
+            name,
+            took: Duration::from_millis(ms),
+        };
+        assert_eq!(
+            phase_table(&[phase("resolve", 2), phase("boot", 150)]),
+            [
+                "resolve                        2.0 ms",
+                "boot                         150.0 ms",
+                "total                        152.0 ms",
+            ]
+        );
+    }
+
+    #[test]
+    fn incomplete_console_line_waits_for_its_end() {
+        let ui = Ui::new(&crate::env_vars::EnvVars::of(&[]));
+        let mut console = b"one\ntwo".to_vec();
+        show_lines(ui, &mut console);
+        assert_eq!(console, b"two");
+    }
+}

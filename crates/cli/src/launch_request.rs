@@ -1,0 +1,312 @@
+//! From what was typed to what is meant: options, environment, project, mounts and credentials become
+//! one [`LaunchRequest`].
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use agent_vm_agents::{AgentId, Profile, Provider, SeedContext, login_shell_argv};
+use agent_vm_credentials::{
+    Collected, GuestFile, HostEnvironment, ProviderId, SecretSpec, collect, collect_secrets,
+};
+use agent_vm_launch::{
+    Diagnostics, ImageSource, LaunchRequest, MachineSize, NetworkSettings, PolicyPreset, Program,
+    ShareAccess, Streams,
+};
+use agent_vm_state::{BaseDirectories, HostDirectories, Project};
+
+use crate::args::{LaunchOptions, Target};
+use crate::command_error::{CommandError, UsageError};
+use crate::env_vars::{self, EnvVars};
+use crate::mounts;
+use crate::settings::Settings;
+
+/// Most bytes of a file with certificates.
+const MAX_CERTIFICATE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What every command knows.
+pub(crate) struct Context {
+    pub(crate) env: EnvVars,
+    pub(crate) started: Instant,
+}
+
+/// What is to be started, as typed.
+pub(crate) struct Typed<'a> {
+    pub(crate) target: Target,
+    /// The agent a shell is set up as for; claude unless named.
+    pub(crate) shell_agent: Option<AgentId>,
+    pub(crate) options: &'a LaunchOptions,
+    pub(crate) arguments: &'a [OsString],
+}
+
+impl Context {
+    /// The user's home directory.
+    ///
+    /// # Errors
+    /// When `HOME` is no absolute path.
+    pub(crate) fn home(&self) -> Result<PathBuf, UsageError> {
+        self.env
+            .path(env_vars::HOME)
+            .filter(|home| home.is_absolute())
+            .ok_or(UsageError::NoHome)
+    }
+
+    /// Where state and images are.
+    ///
+    /// # Errors
+    /// When `HOME` or `AGENT_VM_STATE_DIR` is no absolute path.
+    pub(crate) fn directories(&self) -> Result<HostDirectories, UsageError> {
+        let state_override = self.env.path(env_vars::STATE_DIR);
+        if state_override
+            .as_ref()
+            .is_some_and(|path| !path.is_absolute())
+        {
+            return Err(UsageError::NotAbsolute {
+                variable: env_vars::STATE_DIR,
+            });
+        }
+        Ok(HostDirectories::from_base(&BaseDirectories {
+            home: self.home()?,
+            state_override,
+            xdg_state_home: self.env.path(env_vars::XDG_STATE_HOME),
+            xdg_data_home: self.env.path(env_vars::XDG_DATA_HOME),
+        }))
+    }
+
+    fn host_environment(&self) -> Result<HostEnvironment, UsageError> {
+        let vars = self.env.all().clone();
+        Ok(HostEnvironment {
+            home: self.home()?,
+            vars,
+            now: SystemTime::now(),
+        })
+    }
+}
+
+/// Puts the request together. Reads credentials; starts nothing of the machine.
+///
+/// # Errors
+/// Whatever of it is missing or wrong.
+pub(crate) fn build(
+    context: &Context,
+    typed: &Typed<'_>,
+    settings: Settings,
+    kernel: PathBuf,
+) -> Result<LaunchRequest, CommandError> {
+    let cwd = context
+        .env
+        .current_directory()
+        .ok_or(UsageError::NoCurrentDirectory)?;
+    let project = Project::discover(cwd)?;
+    let host = context.host_environment()?;
+    let options = typed.options;
+    let mounts = mounts::resolve(&options.mount, project.root(), cwd, &host)?;
+    let upstream_ca_pem = read_certificates(cwd, &options.upstream_ca)?.concat();
+    let profile = profile(typed);
+    let credentials = credentials(profile, &options.secret, &host)?;
+    let program = program(typed, profile, &project, &credentials)?;
+    refuse_tokens_in_plain(&program, options, &credentials)?;
+    let directories = context.directories()?;
+    let access = if options.readonly {
+        ShareAccess::ReadOnly
+    } else {
+        ShareAccess::ReadWrite
+    };
+    Ok(LaunchRequest {
+        project,
+        project_access: access,
+        mounts,
+        program,
+        image: ImageSource {
+            reference: settings.image,
+            store: directories.images(),
+        },
+        machine: MachineSize {
+            vcpus: settings.vcpus,
+            memory_mib: settings.memory_mib,
+            disk_bytes: settings.disk_bytes,
+            kernel,
+        },
+        credentials,
+        network: NetworkSettings {
+            policy: PolicyPreset::Public,
+            resolve: options.resolve.clone(),
+            upstream_ca_pem,
+        },
+        directories,
+        streams: streams(),
+        terminal_type: context.env.text(env_vars::TERM).unwrap_or_default().to_owned(),
+        diagnostics: Diagnostics {
+            verbose: options.verbose,
+            profile: options.profile_launch,
+            timeout_scale: settings.timeout_scale,
+            started: context.started,
+        },
+        origins: settings.origins,
+    })
+}
+
+/// The profile whose variables, files and credentials are used; none for `run`.
+fn profile(typed: &Typed<'_>) -> Option<&'static Profile> {
+    match typed.target {
+        Target::Agent(agent) => Some(agent.profile()),
+        Target::Shell => Some(typed.shell_agent.unwrap_or(AgentId::Claude).profile()),
+        Target::Run => None,
+    }
+}
+
+fn credentials(
+    profile: Option<&Profile>,
+    secrets: &[String],
+    host: &HostEnvironment,
+) -> Result<Collected, CommandError> {
+    let providers: Vec<ProviderId> = profile
+        .map_or(&[][..], |profile| profile.providers)
+        .iter()
+        .map(|provider| match provider {
+            Provider::Anthropic => ProviderId::Anthropic,
+        })
+        .collect();
+    let specs: Vec<SecretSpec> = secrets
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>()
+        .map_err(UsageError::Secret)?;
+    let mut all = collect(&providers, host)?;
+    all.extend(collect_secrets(&specs, host)?);
+    Ok(all)
+}
+
+fn program(
+    typed: &Typed<'_>,
+    profile: Option<&Profile>,
+    project: &Project,
+    credentials: &Collected,
+) -> Result<Program, UsageError> {
+    let (agent, argv) = match typed.target {
+        Target::Agent(agent) => {
+            let mut argv: Vec<OsString> = agent.profile().argv.iter().map(OsString::from).collect();
+            argv.extend_from_slice(typed.arguments);
+            (agent.profile().name, argv)
+        }
+        Target::Shell => ("shell", login_shell_argv(typed.arguments)),
+        Target::Run if typed.arguments.is_empty() => return Err(UsageError::NoProgram),
+        Target::Run => ("run", typed.arguments.to_vec()),
+    };
+    let own = profile.map_or(&[][..], |profile| profile.env);
+    let own = own
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let given = typed
+        .options
+        .env
+        .iter()
+        .map(|given| (given.name.clone(), given.value.clone()));
+    Ok(Program {
+        agent: agent.to_owned(),
+        argv,
+        env: own.chain(given).collect(),
+        files: profile
+            .map(|profile| seeded(profile, project, credentials))
+            .unwrap_or_default(),
+    })
+}
+
+fn seeded(profile: &Profile, project: &Project, credentials: &Collected) -> Vec<GuestFile> {
+    let directories = [project.root(), project.working_directory()];
+    let trusted: Vec<&str> = directories
+        .iter()
+        .filter_map(|path| path.to_str())
+        .collect();
+    let context = SeedContext {
+        trusted_directories: &trusted,
+        credential_env: &credentials.guest_env,
+    };
+    let files = profile.files(&context).into_iter().map(|file| GuestFile {
+        path: file.path.to_owned(),
+        mode: file.mode,
+        content: file.content.into_bytes(),
+    });
+    files.collect()
+}
+
+/// A token typed into an argument or variable would be in the guest, whatever the placeholders do.
+fn refuse_tokens_in_plain(
+    program: &Program,
+    options: &LaunchOptions,
+    credentials: &Collected,
+) -> Result<(), UsageError> {
+    for given in &options.env {
+        let secret = options.secret.iter().any(|spec| {
+            spec.parse::<SecretSpec>()
+                .is_ok_and(|spec| spec.name == given.name)
+        });
+        if secret {
+            return Err(UsageError::SecretAndVariable {
+                name: given.name.clone(),
+            });
+        }
+    }
+    for credential in &credentials.credentials {
+        let token = credential.secret.expose();
+        let credential = credential.name.clone();
+        if let Some(given) = options.env.iter().find(|given| given.value.contains(token)) {
+            let place = format!("the value of --env {}", given.name);
+            return Err(UsageError::TokenInPlain { place, credential });
+        }
+        if program
+            .argv
+            .iter()
+            .any(|argument| argument.to_string_lossy().contains(token))
+        {
+            let place = "an argument of the program".to_owned();
+            return Err(UsageError::TokenInPlain { place, credential });
+        }
+    }
+    Ok(())
+}
+
+/// The text of every file, each with at least one certificate.
+///
+/// # Errors
+/// When one cannot be read or holds none.
+pub(crate) fn read_certificates(cwd: &Path, files: &[PathBuf]) -> Result<Vec<Vec<u8>>, UsageError> {
+    let read = |file: &PathBuf| {
+        let path = cwd.join(file);
+        let unreadable = |source| UsageError::ReadCertificates {
+            path: path.clone(),
+            source,
+        };
+        let size = std::fs::metadata(&path).map_err(unreadable)?.len();
+        if size > MAX_CERTIFICATE_BYTES {
+            return Err(UsageError::NoCertificate { path });
+        }
+        let pem = std::fs::File::open(&path)
+            .and_then(read_to_end)
+            .map_err(unreadable)?;
+        let marker = b"-----BEGIN CERTIFICATE-----";
+        if !pem.windows(marker.len()).any(|window| window == marker) {
+            return Err(UsageError::NoCertificate { path });
+        }
+        Ok(pem)
+    };
+    files.iter().map(read).collect()
+}
+
+fn read_to_end(file: std::fs::File) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    file.take(MAX_CERTIFICATE_BYTES).read_to_end(&mut bytes)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// One pty when a person sits at both ends, else three pipes.
+fn streams() -> Streams {
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        Streams::Terminal
+    } else {
+        Streams::Pipes
+    }
+}

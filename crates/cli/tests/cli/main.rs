@@ -1,0 +1,12 @@
+//! The command as a person sees it: standard output, standard error and exit code, in a home of its
+//! own, for everything that needs no virtual machine.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr)]
+
+mod environment;
+
+mod credentials;
+mod explain;
+mod host;
+mod pull;
+mod usage;
