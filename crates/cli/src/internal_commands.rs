@@ -3,12 +3,15 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use agent_vm_launch::session::{TTY_GUARD_COMMAND, tty_guard_main};
+
 use crate::ui;
 
 /// Runs the internal command of these arguments, if it is one.
 pub(crate) fn run(arguments: &[OsString]) -> Option<ExitCode> {
     match arguments.get(1)?.to_str()? {
-        "__vmm" => agent_vm_vmm::child_main(),
+        agent_vm_vmm::CHILD_COMMAND => agent_vm_vmm::child_main(),
+        TTY_GUARD_COMMAND => Some(ExitCode::from(tty_guard_main())),
         "__kvm-probe" => Some(kvm_probe()),
         _ => None,
     }

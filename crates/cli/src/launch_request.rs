@@ -136,7 +136,11 @@ pub(crate) fn build(
         },
         directories,
         streams: streams(),
-        terminal_type: context.env.text(env_vars::TERM).unwrap_or_default().to_owned(),
+        terminal_type: context
+            .env
+            .text(env_vars::TERM)
+            .unwrap_or_default()
+            .to_owned(),
         diagnostics: Diagnostics {
             verbose: options.verbose,
             profile: options.profile_launch,

@@ -1,11 +1,13 @@
 //! What to do when a launch did not succeed.
 
+use agent_vm_launch::session::failure_exit_code;
 use agent_vm_launch::{
     AttachError, BootError, LaunchError, MachineEnded, PrepareError, ResolveError,
 };
 use agent_vm_vmm::ExitReason;
 
 use super::{CommandError, Kind};
+use crate::exit_code;
 
 /// Shown where the guest's own log tells more.
 const VERBOSE_HINT: &str = "--verbose shows the log of the guest's kernel";
@@ -16,12 +18,36 @@ impl From<LaunchError> for CommandError {
             LaunchError::Resolve(error) => resolve(error),
             LaunchError::Prepare(error) => prepare(error),
             LaunchError::Boot(error) => boot(error),
-            LaunchError::Attach(AttachError::Machine(ended)) => machine(ended),
+            LaunchError::Attach(error) => attach(error),
             LaunchError::Runtime(_) => (Kind::Internal, None),
         };
-        let mut this = Self::new(kind, error);
+        let code = exit_code(&error);
+        let mut this = Self::new(kind, error).exit_code(code);
         this.hints.extend(hint);
         this
+    }
+}
+
+/// 126 and 127 for a program that cannot be executed or is not there.
+fn exit_code(error: &LaunchError) -> u8 {
+    match error {
+        LaunchError::Attach(AttachError::NotStarted(refused)) => {
+            failure_exit_code(&refused.failure).unwrap_or(exit_code::FAILED)
+        }
+        LaunchError::Attach(_)
+        | LaunchError::Resolve(_)
+        | LaunchError::Prepare(_)
+        | LaunchError::Boot(_)
+        | LaunchError::Runtime(_) => exit_code::FAILED,
+    }
+}
+
+fn attach(error: &AttachError) -> (Kind, Option<String>) {
+    match error {
+        AttachError::Machine(ended) => machine(ended),
+        AttachError::Guest(_) => (Kind::Guest, Some(VERBOSE_HINT.to_owned())),
+        AttachError::NotStarted(_) | AttachError::Path(_) => (Kind::User, None),
+        AttachError::Streams(_) => (Kind::Host, None),
     }
 }
 
@@ -32,18 +58,20 @@ fn resolve(error: &ResolveError) -> (Kind, Option<String>) {
             Some("an image is named as [REGISTRY/]NAME[:TAG][@sha256:DIGEST]".to_owned()),
         ),
         ResolveError::Store { .. } => (Kind::Host, None),
-        ResolveError::NotPulled { reference } => {
-            (Kind::User, Some(format!("get it: `agent-vm pull {reference}`")))
-        }
+        ResolveError::NotPulled { reference } => (
+            Kind::User,
+            Some(format!("get it: `agent-vm pull {reference}`")),
+        ),
         ResolveError::Api { .. } => (Kind::Config, None),
     }
 }
 
 fn prepare(error: &PrepareError) -> (Kind, Option<String>) {
     match error {
-        PrepareError::Session(_) | PrepareError::Disk(_) | PrepareError::Audit(_) => {
-            (Kind::Host, Some("is the disk full, or the state directory not yours?".to_owned()))
-        }
+        PrepareError::Session(_) | PrepareError::Disk(_) | PrepareError::Audit(_) => (
+            Kind::Host,
+            Some("is the disk full, or the state directory not yours?".to_owned()),
+        ),
         PrepareError::Open { .. } => (Kind::Host, None),
         PrepareError::Header { .. } => (Kind::User, None),
         PrepareError::Egress(_) => (Kind::Config, None),
@@ -52,9 +80,10 @@ fn prepare(error: &PrepareError) -> (Kind, Option<String>) {
 
 fn boot(error: &BootError) -> (Kind, Option<String>) {
     match error {
-        BootError::Descriptors(_) => {
-            (Kind::Host, Some("raise the limit of open files: `ulimit -n`".to_owned()))
-        }
+        BootError::Descriptors(_) => (
+            Kind::Host,
+            Some("raise the limit of open files: `ulimit -n`".to_owned()),
+        ),
         BootError::Gateway(_) => (Kind::Internal, None),
         BootError::Path(_) => (Kind::User, None),
         BootError::Spawn(_) => (Kind::Host, None),
@@ -65,14 +94,19 @@ fn machine(ended: &MachineEnded) -> (Kind, Option<String>) {
     match ended.reason {
         ExitReason::KilledBySignal { signal: 9 } => (
             Kind::Host,
-            Some("somebody killed it, or this host ran out of memory: ask for less with --memory".to_owned()),
+            Some(
+                "somebody killed it, or this host ran out of memory: ask for less with --memory"
+                    .to_owned(),
+            ),
         ),
-        ExitReason::ProcessorFault => {
-            (Kind::Host, Some("`agent-vm __kvm-probe` tells whether KVM of this host works".to_owned()))
-        }
-        ExitReason::ConfinementUnavailable { .. } => {
-            (Kind::Host, Some("Linux 5.13 or newer with Landlock and seccomp is needed".to_owned()))
-        }
+        ExitReason::ProcessorFault => (
+            Kind::Host,
+            Some("`agent-vm __kvm-probe` tells whether KVM of this host works".to_owned()),
+        ),
+        ExitReason::ConfinementUnavailable { .. } => (
+            Kind::Host,
+            Some("Linux 5.13 or newer with Landlock and seccomp is needed".to_owned()),
+        ),
         ExitReason::PoweredOff { .. } | ExitReason::Reset | ExitReason::Panicked { .. } => {
             (Kind::Guest, Some(VERBOSE_HINT.to_owned()))
         }
