@@ -1,81 +1,143 @@
-//! TEMPORARY minimal attach, replaced by the session.
-use crate::boot::Booting;
-use crate::machine::MachineEnded;
-use agent_vm_protocol::*;
-use std::io::Write as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+//! Last steps: the guest is given its identity, the program runs on the user's streams, the machine is taken down.
 
-/// Why.
+use std::os::unix::ffi::OsStrExt as _;
+use std::time::Duration;
+
+use agent_vm_protocol::{ExecFailure, User};
+
+use crate::boot::Booting;
+use crate::event::{LaunchEvent, LaunchObserver};
+use crate::guest_view::{GuestPathInvalid, guest_path};
+use crate::machine::{Machine, MachineEnded};
+use crate::phases::Phases;
+use crate::request::{LaunchRequest, Streams};
+use crate::session::{self, Command, ExecError, Limits, Session, SessionError, StreamMode};
+
+/// How long what the program left running may take to end.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long the machine may take to be gone once the guest said it is about to be, or its stream broke.
+const POWER_OFF: Duration = Duration::from_secs(3);
+
+/// `TERM` of a program whose environment has none.
+const DEFAULT_TERM: &[u8] = b"xterm-256color";
+
+/// Why the program was not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// Ended.
-    #[error("the guest is gone")]
+    /// The machine ended under it.
+    #[error(transparent)]
     Machine(#[from] MachineEnded),
+    /// The machine runs, but its guest does not do its part.
+    #[error("the guest does not answer as it should")]
+    Guest(#[source] SessionError),
+    /// The program cannot be started; see [`session::failure_exit_code`].
+    #[error(transparent)]
+    NotStarted(#[from] NotStarted),
+    /// The working directory cannot be one in the guest.
+    #[error("the program cannot be described")]
+    Path(#[from] GuestPathInvalid),
+    /// The user's terminal or streams.
+    #[error(transparent)]
+    Streams(session::AttachError),
+}
+
+/// The guest could not start the program.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", ExecError::Refused(self.failure.clone()))]
+pub struct NotStarted {
+    /// Why; its message is the guest's.
+    pub failure: ExecFailure,
 }
 
 impl Booting {
-    /// Runs.
-    pub async fn attach(mut self) -> Result<u8, AttachError> {
-        match self.talk().await {
-            Ok(code) => Ok(code),
-            Err(_) => Err(self.machine.post_mortem(std::time::Duration::from_secs(5)).await.into()),
+    /// Boots the guest, runs the program, takes the machine down; gives the program's exit code.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; the machine is gone then as well.
+    pub async fn run(self, observer: &dyn LaunchObserver, phases: &mut Phases) -> Result<u8, AttachError> {
+        let Self { parts, mut machine, control, boot, services: _services } = self;
+        let scale = Scale::of(&parts.request);
+        let command = command(&parts.request, parts.environment)?;
+        let session = match Session::start(control, boot, scale.limits()).await {
+            Ok(session) => session,
+            Err(error) => return Err(explain(error, &mut machine, scale).await),
+        };
+        phases.cut("guest boot");
+        for warning in session.warnings() {
+            observer.event(LaunchEvent::Warning(warning));
         }
+        let outcome = session::attach(&session, command, mode(&parts.request)).await;
+        phases.cut("program");
+        let outcome = match outcome {
+            Err(session::AttachError::Session(error) | session::AttachError::Exec(ExecError::Session(error))) => {
+                return Err(explain(error, &mut machine, scale).await);
+            }
+            Err(session::AttachError::Exec(ExecError::Refused(failure))) => Err(NotStarted { failure }.into()),
+            Err(error) => Err(AttachError::Streams(error)),
+            Ok(outcome) => Ok(outcome.exit_code()),
+        };
+        take_down(session, &mut machine, scale).await;
+        outcome
+    }
+}
+
+/// Ends the guest in order; a guest that does not end is killed when the machine is dropped. The program has ended, so
+/// nothing that happens here changes its exit code.
+async fn take_down(session: Session, machine: &mut Machine, scale: Scale) {
+    if let Err(error) = session.shutdown(GRACE).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the guest was not shut down in order");
+        return;
+    }
+    if tokio::time::timeout(scale.apply(POWER_OFF), machine.ended()).await.is_err() {
+        tracing::warn!("the machine did not end after its guest stopped");
+    }
+}
+
+/// A broken session is explained by the end of its machine, where that has ended.
+async fn explain(error: SessionError, machine: &mut Machine, scale: Scale) -> AttachError {
+    match error {
+        SessionError::Closed | SessionError::Io(_) => machine.post_mortem(scale.apply(POWER_OFF)).await.into(),
+        other => AttachError::Guest(other),
+    }
+}
+
+fn command(request: &LaunchRequest, env: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Command, GuestPathInvalid> {
+    Ok(Command {
+        argv: request.program.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
+        env,
+        cwd: guest_path(request.project.working_directory())?,
+        user: User::Spec(String::new()),
+    })
+}
+
+fn mode(request: &LaunchRequest) -> StreamMode {
+    match &request.streams {
+        // The environment of the program has the name of the terminal; this is for one without it.
+        Streams::Terminal => StreamMode::Terminal { term: DEFAULT_TERM.to_vec() },
+        Streams::Pipes => StreamMode::Pipes,
+    }
+}
+
+/// How much longer than on a usual machine everything may take.
+#[derive(Debug, Clone, Copy)]
+struct Scale(f64);
+
+impl Scale {
+    fn of(request: &LaunchRequest) -> Self {
+        Self(request.diagnostics.timeout_scale)
     }
 
-    async fn talk(&mut self) -> std::io::Result<u8> {
-        let mut decoder: Decoder<GuestMessage> = Decoder::new();
-        let mut buf = vec![0u8; 65536];
-        let mut code = 0;
-        loop {
-            let n = self.control.read(&mut buf).await?;
-            if n == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            let mut input = &buf[..n];
-            while let Some(m) = decoder.next(&mut input).map_err(std::io::Error::other)? {
-                let mut out = Vec::new();
-                match m {
-                    GuestMessage::Hello { .. } => {
-                        encode(&HostMessage::Boot(Box::new(self.boot.clone())), &mut out).unwrap();
-                    }
-                    GuestMessage::Ready { timings, warnings } => {
-                        tracing::info!(?timings, ?warnings, "ready");
-                        let program = &self.prepared.request.program;
-                        use std::os::unix::ffi::OsStrExt as _;
-                        let exec = Exec {
-                            id: ExecId(1),
-                            argv: program.argv.iter().map(|a| a.as_bytes().to_vec()).collect(),
-                            env: self.prepared.environment.clone(),
-                            cwd: crate::guest_view::guest_path(self.prepared.request.project.working_directory()).unwrap(),
-                            user: User::Spec(String::new()),
-                            tty: None,
-                        };
-                        encode(&HostMessage::Exec(Box::new(exec)), &mut out).unwrap();
-                        encode(&HostMessage::StdinEof { id: ExecId(1) }, &mut out).unwrap();
-                    }
-                    GuestMessage::Output { id, stream, data } => {
-                        match stream {
-                            OutputStream::Stdout => std::io::stdout().write_all(&data)?,
-                            OutputStream::Stderr => std::io::stderr().write_all(&data)?,
-                        }
-                        let bytes = data.len() as u32;
-                        encode(&HostMessage::OutputCredit { id, stream, bytes }, &mut out).unwrap();
-                    }
-                    GuestMessage::Exited { status, .. } => {
-                        code = status.shell_code();
-                        encode(&HostMessage::Shutdown { grace_ms: 500 }, &mut out).unwrap();
-                    }
-                    GuestMessage::ExecFailed { failure, .. } => {
-                        tracing::error!(?failure, "exec failed");
-                        code = 127;
-                        encode(&HostMessage::Shutdown { grace_ms: 500 }, &mut out).unwrap();
-                    }
-                    GuestMessage::Stopped => return Ok(code),
-                    GuestMessage::Error(e) => return Err(std::io::Error::other(format!("{e:?}"))),
-                    _ => {}
-                }
-                self.control.write_all(&out).await?;
-            }
+    fn apply(self, time: Duration) -> Duration {
+        time.mul_f64(self.0)
+    }
+
+    fn limits(self) -> Limits {
+        let native = Limits::NATIVE;
+        Limits {
+            hello: self.apply(native.hello),
+            ready: self.apply(native.ready),
+            start: self.apply(native.start),
+            stop: self.apply(native.stop),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{guest_program, guest_view};
 
 /// A virtual machine whose guest has not been spoken to yet.
 pub struct Booting {
-    pub(crate) prepared: Parts,
+    pub(crate) parts: Parts,
     pub(crate) machine: Machine,
     pub(crate) control: UnixStream,
     pub(crate) boot: Boot,
@@ -103,12 +103,12 @@ impl Prepared {
         })?;
         let machine = Machine::new(vm, Console::default()).map_err(BootError::Descriptors)?;
         let control = control_stream(control.0).map_err(BootError::Descriptors)?;
-        let prepared = Parts {
+        let parts = Parts {
             request,
             environment,
             _session: session,
         };
-        Ok((Booting { prepared, machine, control, boot, services }, console_pipe))
+        Ok((Booting { parts, machine, control, boot, services }, console_pipe))
     }
 }
 

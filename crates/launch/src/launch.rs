@@ -58,7 +58,7 @@ async fn run(
     let (booting, console) = prepared.boot()?;
     phases.cut("start machine");
     let console = follow_console(booting.machine.console(), console, observer);
-    let attached = booting.attach();
+    let attached = booting.run(observer, phases);
     tokio::pin!(console, attached);
     let mut console_ended = false;
     loop {

@@ -22,7 +22,7 @@ mod request;
 mod resolve;
 pub mod session;
 
-pub use attach::AttachError;
+pub use attach::{AttachError, NotStarted};
 pub use boot::{BootError, Booting};
 pub use event::{LaunchEvent, LaunchObserver};
 pub use guest_view::GuestPathInvalid;
