@@ -13,6 +13,7 @@ use crate::env_vars;
 use crate::host_facts::HostFacts;
 use crate::kernel_file::{self, KernelMissing};
 use crate::launch_request::Context;
+use crate::settings::Settings;
 
 /// A machine on which the quick checks passed.
 pub(crate) struct Preflight {
@@ -28,21 +29,22 @@ impl Preflight {
     /// What is missing, with the fix.
     pub(crate) fn start(
         context: &Context,
-        memory_mib: u32,
+        settings: &Settings,
         host: &HostFacts,
     ) -> Result<Self, CommandError> {
-        check_memory(memory_mib, host)?;
+        check_memory(settings.memory_mib, host)?;
         let kernel =
             kernel_file::locate(context.env.path(env_vars::KERNEL), context.env.program())?;
         preflight()?;
-        // Without a thread the probe is left out; the launch tells what is wrong, only later.
-        let probe = std::thread::Builder::new()
-            .name("kvm-probe".to_owned())
-            .spawn(probe_tiny_guest);
-        Ok(Self {
-            kernel,
-            probe: probe.ok(),
-        })
+        // Where time runs slowly a fixed limit would refuse a machine that works. Without a thread
+        // the probe is left out as well; the launch then tells what is wrong, only later.
+        let probe = if settings.timeout_scale > 1.0 {
+            None
+        } else {
+            let thread = std::thread::Builder::new().name("kvm-probe".to_owned());
+            thread.spawn(probe_tiny_guest).ok()
+        };
+        Ok(Self { kernel, probe })
     }
 
     /// The kernel file.

@@ -169,3 +169,6 @@ fn intercepted(credentials: &[Credential]) -> Vec<HostPattern> {
     hosts.dedup();
     hosts
 }
+
+#[cfg(test)]
+mod tests;

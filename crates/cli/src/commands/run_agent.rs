@@ -27,7 +27,7 @@ pub(crate) fn run(context: &Context, typed: &Typed<'_>, ui: Ui) -> Result<u8, Co
     }
     let host = HostFacts::read();
     let settings = Settings::resolve(typed.options, &context.env, &host)?;
-    let preflight = Preflight::start(context, settings.memory_mib, &host)?;
+    let preflight = Preflight::start(context, &settings, &host)?;
     let request = build(context, typed, settings, preflight.kernel().to_owned())?;
     preflight.finish()?;
     if !matches!(typed.target, Target::Run) {

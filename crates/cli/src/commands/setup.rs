@@ -35,7 +35,7 @@ pub(crate) fn run(context: &Context, args: &SetupArgs, ui: Ui) -> Result<u8, Com
         ..LaunchOptions::default()
     };
     let settings = Settings::resolve(&options, &context.env, &host)?;
-    let preflight = Preflight::start(context, settings.memory_mib, &host)?;
+    let preflight = Preflight::start(context, &settings, &host)?;
     let kernel = preflight.kernel().to_owned();
     preflight.finish()?;
     pull::fetch(context, &args.pull, ui)?;
