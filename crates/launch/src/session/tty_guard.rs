@@ -6,7 +6,7 @@
 //! process that changes the settings of its own controlling terminal.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -104,6 +104,8 @@ fn guard(launcher: impl AsFd, terminal: impl AsFd) -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use rustix::pty::OpenptFlags;
     use rustix::termios::LocalModes;
 
