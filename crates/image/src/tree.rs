@@ -232,6 +232,11 @@ impl Tree {
         Ok(())
     }
 
+    /// Gives back the memory that finding names takes; from now on nothing is found.
+    pub(crate) fn forget_names(&mut self) {
+        self.lookup = HashTable::new();
+    }
+
     /// Keeps a link target; gives its place.
     pub(crate) fn store_text(&mut self, text: &[u8]) -> Result<u32, TreeFull> {
         if self.text.len() + text.len() > MAX_TEXT_BYTES {

@@ -22,6 +22,7 @@ pub(crate) fn write<O: BlockOutput>(
     mut data: DataWriter<O>,
     diff_id: ImageDigest,
 ) -> io::Result<O> {
+    tree.forget_names();
     let root = if tree.node(ROOT).is_opaque() {
         RootKind::Opaque
     } else {
