@@ -42,6 +42,8 @@ pub(crate) fn make(directory: &Path, arguments: &LabArguments, programs: &Progra
             bail!("--files names two directories {}", name.display());
         }
         copy(source, &target)?;
+        // Every user of the emulated host may read them, whatever they were here.
+        shell::output(Command::new("chmod").args(["-R", "a+rX", "--"]).arg(&target))?;
     }
     fs_err::write(lab.join("script.sh"), arguments.script.join(" "))?;
     fs_err::write(lab.join("run.env"), environment(arguments))?;
