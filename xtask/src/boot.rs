@@ -9,6 +9,7 @@ use agent_vm_test_support::registry::Registry;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::ci::TestsFailed;
 use crate::lab::{self, Ending, LabArguments, Programs};
 use crate::tee::Tee;
 use crate::totals::Totals;
@@ -27,7 +28,7 @@ export AGENT_VM_BOOT_TESTS=1 AGENT_VM_BOOT_STORE=/home/user/boot-store
 export AGENT_VM_BOOT_HELPERS=/files/boot/helpers AGENT_VM_BOOT_IMAGE="$(cat /files/boot/image)"
 status=0
 for case in /files/boot/cases/*; do
-    "$case" --test-threads=1 --color=never "$@" || status=1
+    "$case" --test-threads=1 --nocapture --color=never "$@" || status=1
 done
 exit $status
 "#;
@@ -37,7 +38,7 @@ pub(crate) struct BootArguments {
     /// Use the emulated host even when guests run here.
     #[arg(long)]
     lab: bool,
-    /// Arguments for the test binaries: filters, --list, --nocapture.
+    /// Arguments for the test binaries: filters, --skip, --list.
     #[arg(last = true)]
     filters: Vec<String>,
 }
@@ -83,7 +84,7 @@ pub(crate) fn cases(arguments: &BootArguments) -> Result<Totals> {
     };
     let totals = Totals::from_libtest(&said);
     if !succeeded || totals.failed > 0 {
-        bail!("boot: {totals}");
+        return Err(TestsFailed(totals).into());
     }
     if totals.passed == 0 {
         bail!("boot: no case ran");
@@ -164,7 +165,7 @@ fn natively(
     for entry in fs_err::read_dir(stage.directory.join("cases"))? {
         let mut command = Command::new(entry?.path());
         command
-            .args(["--test-threads=1", "--color=never"])
+            .args(["--test-threads=1", "--nocapture", "--color=never"])
             .args(&arguments.filters)
             .env("AGENT_VM_BOOT_TESTS", "1")
             .env("AGENT_VM_BOOT_BINARY", agent_vm)

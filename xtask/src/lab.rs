@@ -12,7 +12,7 @@ mod modules;
 mod run_disk;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -154,7 +154,12 @@ pub(crate) fn start(
     let cache = workspace::cache("lab");
     fs_err::create_dir_all(&cache)?;
     let base = base::prepare(&cache)?;
+    remove_abandoned_runs(&cache)?;
     let directory = tempfile::Builder::new().prefix("run-").tempdir_in(&cache)?;
+    fs_err::write(
+        directory.path().join(OWNER_FILE),
+        std::process::id().to_string(),
+    )?;
     run_disk::make(directory.path(), arguments, programs)?;
     let prepared = clock.elapsed();
     let ending = machine::run(&base, directory.path(), arguments, stdout)?;
@@ -172,4 +177,44 @@ pub(crate) fn start(
         eprintln!("lab: prepared {prepared:.1?}, booted {boot:.1?}, all {total:.1?}");
     }
     Ok(ending)
+}
+
+/// Removes what runs left that were killed: their process is gone.
+fn remove_abandoned_runs(cache: &Path) -> Result<()> {
+    for entry in fs_err::read_dir(cache)? {
+        let path = entry?.path();
+        let Ok(owner) = fs_err::read_to_string(path.join(OWNER_FILE)) else {
+            continue;
+        };
+        if !Path::new("/proc").join(owner).exists() {
+            fs_err::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// In the directory of a run: the process id of its owner.
+const OWNER_FILE: &str = "owner";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removes_runs_whose_process_is_gone_and_no_others() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        for (name, owner) in [("gone", ended.id()), ("live", std::process::id())] {
+            fs_err::create_dir(cache.path().join(name)).unwrap();
+            fs_err::write(cache.path().join(name).join(OWNER_FILE), owner.to_string()).unwrap();
+        }
+        fs_err::create_dir(cache.path().join("kernel")).unwrap();
+        remove_abandoned_runs(cache.path()).unwrap();
+        let left = |name: &str| cache.path().join(name).exists();
+        assert_eq!(
+            (left("gone"), left("live"), left("kernel")),
+            (false, true, true)
+        );
+    }
 }

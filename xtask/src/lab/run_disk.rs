@@ -43,7 +43,11 @@ pub(crate) fn make(directory: &Path, arguments: &LabArguments, programs: &Progra
         }
         copy(source, &target)?;
         // Every user of the emulated host may read them, whatever they were here.
-        shell::output(Command::new("chmod").args(["-R", "a+rX", "--"]).arg(&target))?;
+        shell::output(
+            Command::new("chmod")
+                .args(["-R", "a+rX", "--"])
+                .arg(&target),
+        )?;
     }
     fs_err::write(lab.join("script.sh"), arguments.script.join(" "))?;
     fs_err::write(lab.join("run.env"), environment(arguments))?;
