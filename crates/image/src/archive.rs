@@ -3,8 +3,11 @@
 //! Untrusted input. Metadata is read up to [`MAX_META_BYTES`], numbers are range-checked, what one reader could understand in another way
 //! than the next is refused (checksums, unknown types, overriding global headers, NUL in names). Entry contents are never held: the
 //! caller reads them as they come. Where implementations differ, Go's `archive/tar` decides, for images are made and unpacked with it.
+//! The `tar` crate reads the headers; where the stream goes on, what belongs together and what is accepted is decided here.
 
 use std::io::{self, Read};
+
+use tar::EntryType;
 
 use crate::escape::Escaped;
 
@@ -134,10 +137,14 @@ impl<R: Read> Archive<R> {
                 };
             };
             match header.kind() {
-                b'x' => meta.read_pax(&self.meta_body(&header)?)?,
-                b'g' => pax::check_global(&self.meta_body(&header)?)?,
-                b'L' => meta.path = Some(long_name(self.meta_body(&header)?)?),
-                b'K' => meta.link = Some(long_name(self.meta_body(&header)?)?),
+                EntryType::XHeader => meta.read_pax(&self.meta_body(&header)?)?,
+                EntryType::XGlobalHeader => pax::check_global(&self.meta_body(&header)?)?,
+                EntryType::GNULongName => {
+                    meta.path = Some(long_name(self.meta_body(&header)?)?);
+                }
+                EntryType::GNULongLink => {
+                    meta.link = Some(long_name(self.meta_body(&header)?)?);
+                }
                 _ => return self.entry(&header, meta).map(Some),
             }
         }
@@ -147,7 +154,7 @@ impl<R: Read> Archive<R> {
     }
 
     fn entry(&mut self, header: &Header, meta: Overrides) -> Result<Entry, ArchiveError> {
-        let path = meta.path.clone().map_or_else(|| header.path(), Ok)?;
+        let path = meta.path.clone().unwrap_or_else(|| header.path());
         let stored = match meta.size {
             Some(size) => size,
             None => header.size()?,
@@ -193,7 +200,7 @@ impl<R: Read> Archive<R> {
         header: &Header,
         meta: &Overrides,
     ) -> Result<(Option<(u64, Vec<Segment>)>, Option<Vec<u8>>), ArchiveError> {
-        if header.kind() == b'S' {
+        if header.kind() == EntryType::GNUSparse {
             let (map, more) = header.sparse_map()?;
             let map = sparse::read_continuation(&mut self.reader, map, more)?;
             return Ok((Some((header.real_size()?, map)), None));
@@ -219,7 +226,7 @@ impl<R: Read> Archive<R> {
         }
         let block = match read_block(&mut self.reader)? {
             Some(block) if block.iter().any(|&byte| byte != 0) => {
-                return Header::parse(block).map(Some);
+                return Header::parse(&block).map(Some);
             }
             other => other,
         };

@@ -99,6 +99,9 @@ pub(super) fn check_global(body: &[u8]) -> Result<(), ArchiveError> {
 }
 
 /// Key and value of the first record, and what follows it.
+///
+/// Not `tar::PaxExtensions`, which ends records at newlines and silently stops at an empty one: the values of extended attributes are
+/// any bytes (`security.capability`, `security.ima`), and records that only some readers see are not for an untrusted archive.
 fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = bytes.iter().take(21).position(|&byte| byte == b' ')?;
     let length = usize::try_from(decimal(&bytes[..space])?).ok()?;
@@ -149,6 +152,7 @@ fn time(text: &[u8]) -> Option<(i64, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_archive::pax_record;
 
     #[test]
     fn times_round_down() {
@@ -186,6 +190,23 @@ mod tests {
         ] {
             assert_eq!(record(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn values_are_any_bytes_which_the_tar_crate_does_not_read() {
+        let capability = b"\x01\0\0\x02\x0a\0\0\0\n\n";
+        let body = pax_record(b"SCHILY.xattr.security.capability", capability);
+        let body = [body, pax_record(b"path", b"after")].concat();
+        let mut meta = Overrides::default();
+        meta.read_pax(&body).unwrap();
+        let xattr = (b"security.capability".to_vec(), capability.to_vec());
+        assert_eq!(meta.xattrs, [xattr]);
+        assert_eq!(meta.path.as_deref(), Some(&b"after"[..]));
+        // Should the crate learn it, `record` can go.
+        assert!(tar::PaxExtensions::new(&body).any(|record| record.is_err()));
+        let hidden = b"\n9 path=a\n";
+        assert!(Overrides::default().read_pax(hidden).is_err());
+        assert_eq!(tar::PaxExtensions::new(hidden).count(), 0);
     }
 
     #[test]

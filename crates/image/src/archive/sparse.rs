@@ -1,6 +1,10 @@
 //! Sparse files: which parts of a file are in the archive. Old GNU headers and pax forms 0.0, 0.1 and 1.0 (GNU tar manual, "Sparse Formats").
+//!
+//! The `tar` crate knows the blocks of the old form; the pax forms it does not know at all.
 
 use std::io::Read;
+
+use tar::GnuExtSparseHeader;
 
 use super::header::segments;
 use super::pax::decimal;
@@ -108,11 +112,12 @@ pub(super) fn read_continuation(
     mut more: bool,
 ) -> Result<Vec<Segment>, ArchiveError> {
     while more {
-        let block = read_block(reader)?.ok_or(ArchiveError::Truncated)?;
-        map.extend(segments(&block[..504]).ok_or(ArchiveError::Meta {
+        let mut block = GnuExtSparseHeader::new();
+        *block.as_mut_bytes() = read_block(reader)?.ok_or(ArchiveError::Truncated)?;
+        map.extend(segments(block.sparse()).ok_or(ArchiveError::Meta {
             what: "a malformed sparse map",
         })?);
-        more = block[504] != 0;
+        more = block.isextended != [0];
         if map.len() > MAX_SEGMENTS {
             return Err(ArchiveError::Meta {
                 what: "too many sparse segments",

@@ -222,6 +222,53 @@ fn sparse_files_of_every_form_have_their_size_and_segments() {
 }
 
 #[test]
+fn old_sparse_maps_go_on_in_further_blocks() {
+    let entry = E::file("s", "")
+        .raw(156, b"S")
+        .raw(257, b"ustar  \0")
+        .raw(386, b"00000000000 00000000001 ")
+        .raw(482, b"\x01")
+        .raw(483, b"00000023420\0");
+    let mut more = [
+        &b"00000000100 00000000002 00000021450 00000000004 "[..],
+        &[0; 464],
+    ]
+    .concat();
+    more.extend([0; 512]);
+    more[504] = 1;
+    more.extend(b"abcdefg");
+    let bytes = TestArchive::of([entry.body(&more).size(7), E::file("after", "")]);
+    let mut archive = Archive::new(&bytes[..]);
+    let kind = archive.next().unwrap().unwrap().kind;
+    let segments = [(0, 1), (64, 2), (9000, 4)].map(|(offset, length)| Segment { offset, length });
+    assert_eq!(
+        kind,
+        EntryKind::File {
+            size: 10_000,
+            segments: Some(segments.to_vec())
+        }
+    );
+    let mut content = Vec::new();
+    archive.read_to_end(&mut content).unwrap();
+    assert_eq!(content, b"abcdefg");
+    assert_eq!(archive.next().unwrap().unwrap().path, b"after");
+}
+
+#[test]
+fn types_with_fields_their_header_lacks_are_refused() {
+    for (entry, said) in [
+        (E::new(b'S', "s"), "sparse file without a GNU header"),
+        (
+            E::new(b'3', "c").raw(257, &[0; 8]).raw(329, b"1"),
+            "device number",
+        ),
+    ] {
+        let error = read(&TestArchive::of([entry])).unwrap_err();
+        assert!(error.contains(said), "{said}: {error}");
+    }
+}
+
+#[test]
 fn sparse_maps_that_lie_are_refused() {
     let file = |map: &str, size: &str| {
         TestArchive::of([E::file("s", "abcdefg")
