@@ -4,6 +4,8 @@
 //! launcher's, so this starts a second cargo in a target directory of its own; it is shared by all profiles.
 //! `AGENT_VM_GUEST_BINARY` names a ready-made program instead, for packagers.
 
+#![allow(clippy::disallowed_methods, reason = "a build script starts cargo")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

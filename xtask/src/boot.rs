@@ -106,7 +106,13 @@ impl Stage {
         for part in ["cases", "helpers", "store"] {
             fs_err::create_dir_all(directory.join(part))?;
         }
-        for case in build::cargo(&["test", "--no-run", "--package", PACKAGE, "--test", "*"])? {
+        let built = build::cargo(&["test", "--no-run", "--package", PACKAGE, "--test", "*"])?;
+        // The programs of the package are built as well; only test binaries stay in `deps`.
+        let is_case = |path: &Path| {
+            path.parent()
+                .is_some_and(|directory| directory.ends_with("deps"))
+        };
+        for case in built.iter().filter(|built| is_case(&built.path)) {
             fs_err::copy(&case.path, directory.join("cases").join(&case.name))?;
         }
         for helper in build::static_helpers()? {

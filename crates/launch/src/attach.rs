@@ -54,8 +54,18 @@ impl Booting {
     ///
     /// # Errors
     /// See [`AttachError`]; the machine is gone then as well.
-    pub async fn run(self, observer: &dyn LaunchObserver, phases: &mut Phases) -> Result<u8, AttachError> {
-        let Self { parts, mut machine, control, boot, services: _services } = self;
+    pub async fn run(
+        self,
+        observer: &dyn LaunchObserver,
+        phases: &mut Phases,
+    ) -> Result<u8, AttachError> {
+        let Self {
+            parts,
+            mut machine,
+            control,
+            boot,
+            services: _services,
+        } = self;
         let scale = Scale::of(&parts.request);
         let command = command(&parts.request, parts.environment)?;
         let session = match Session::start(control, boot, scale.limits()).await {
@@ -69,10 +79,15 @@ impl Booting {
         let outcome = session::attach(&session, command, mode(&parts.request)).await;
         phases.cut("program");
         let outcome = match outcome {
-            Err(session::AttachError::Session(error) | session::AttachError::Exec(ExecError::Session(error))) => {
+            Err(
+                session::AttachError::Session(error)
+                | session::AttachError::Exec(ExecError::Session(error)),
+            ) => {
                 return Err(explain(error, &mut machine, scale).await);
             }
-            Err(session::AttachError::Exec(ExecError::Refused(failure))) => Err(NotStarted { failure }.into()),
+            Err(session::AttachError::Exec(ExecError::Refused(failure))) => {
+                Err(NotStarted { failure }.into())
+            }
             Err(error) => Err(AttachError::Streams(error)),
             Ok(outcome) => Ok(outcome.exit_code()),
         };
@@ -85,10 +100,16 @@ impl Booting {
 /// nothing that happens here changes its exit code.
 async fn take_down(session: Session, machine: &mut Machine, scale: Scale) {
     if let Err(error) = session.shutdown(GRACE).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the guest was not shut down in order");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the guest was not shut down in order"
+        );
         return;
     }
-    if tokio::time::timeout(scale.apply(POWER_OFF), machine.ended()).await.is_err() {
+    if tokio::time::timeout(scale.apply(POWER_OFF), machine.ended())
+        .await
+        .is_err()
+    {
         tracing::warn!("the machine did not end after its guest stopped");
     }
 }
@@ -96,14 +117,24 @@ async fn take_down(session: Session, machine: &mut Machine, scale: Scale) {
 /// A broken session is explained by the end of its machine, where that has ended.
 async fn explain(error: SessionError, machine: &mut Machine, scale: Scale) -> AttachError {
     match error {
-        SessionError::Closed | SessionError::Io(_) => machine.post_mortem(scale.apply(POWER_OFF)).await.into(),
+        SessionError::Closed | SessionError::Io(_) => {
+            machine.post_mortem(scale.apply(POWER_OFF)).await.into()
+        }
         other => AttachError::Guest(other),
     }
 }
 
-fn command(request: &LaunchRequest, env: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Command, GuestPathInvalid> {
+fn command(
+    request: &LaunchRequest,
+    env: Vec<(Vec<u8>, Vec<u8>)>,
+) -> Result<Command, GuestPathInvalid> {
     Ok(Command {
-        argv: request.program.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
+        argv: request
+            .program
+            .argv
+            .iter()
+            .map(|argument| argument.as_bytes().to_vec())
+            .collect(),
         env,
         cwd: guest_path(request.project.working_directory())?,
         user: User::Spec(String::new()),
@@ -113,7 +144,9 @@ fn command(request: &LaunchRequest, env: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Comm
 fn mode(request: &LaunchRequest) -> StreamMode {
     match &request.streams {
         // The environment of the program has the name of the terminal; this is for one without it.
-        Streams::Terminal => StreamMode::Terminal { term: DEFAULT_TERM.to_vec() },
+        Streams::Terminal => StreamMode::Terminal {
+            term: DEFAULT_TERM.to_vec(),
+        },
         Streams::Pipes => StreamMode::Pipes,
     }
 }

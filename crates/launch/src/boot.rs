@@ -108,7 +108,16 @@ impl Prepared {
             environment,
             _session: session,
         };
-        Ok((Booting { parts, machine, control, boot, services }, console_pipe))
+        Ok((
+            Booting {
+                parts,
+                machine,
+                control,
+                boot,
+                services,
+            },
+            console_pipe,
+        ))
     }
 }
 

@@ -37,7 +37,10 @@ pub enum LaunchError {
 pub fn launch(request: LaunchRequest, observer: &dyn LaunchObserver) -> Result<u8, LaunchError> {
     let mut phases = Phases::since(request.diagnostics.started);
     phases.cut("start");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LaunchError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(LaunchError::Runtime)?;
     let outcome = LocalSet::new().block_on(&runtime, run(request, observer, &mut phases));
     phases.cut("teardown");
     for phase in phases.done() {

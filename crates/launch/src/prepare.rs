@@ -10,7 +10,7 @@ use agent_vm_egress::{
     HeaderRuleError, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
 };
 use agent_vm_image::DiskError;
-use agent_vm_policy::Policy;
+use agent_vm_policy::{FlowPattern, Policy};
 use agent_vm_secret::Secret;
 use agent_vm_state::{SessionDirectory, SessionError};
 use agent_vm_vmm as vmm;
@@ -154,7 +154,7 @@ fn egress(request: &LaunchRequest, session: &SessionDirectory) -> Result<Egress,
     });
     Ok(Egress::new(EgressConfig {
         session: session.id().to_string(),
-        policy: Policy::public(),
+        policy: policy(request),
         credentials: credentials.iter().map(bound).collect::<Result<_, _>>()?,
         secrets: Rc::new(HostSecrets(credentials.clone())),
         roots: UpstreamRoots {
@@ -167,6 +167,14 @@ fn egress(request: &LaunchRequest, session: &SessionDirectory) -> Result<Egress,
         overrides: overrides.collect(),
         audit: AuditSink::open(&request.directories.audit_log())?,
     })?)
+}
+
+/// The public Internet without the hosts that would take a placeholder amiss.
+fn policy(request: &LaunchRequest) -> Policy {
+    let refused = request.credentials.refused_hosts.iter().cloned();
+    refused
+        .map(FlowPattern::Host)
+        .fold(Policy::public(), Policy::deny)
 }
 
 fn bound(credential: &Credential) -> Result<BoundCredential, PrepareError> {

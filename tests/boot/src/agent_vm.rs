@@ -52,6 +52,9 @@ impl AgentVm {
             ("HOME", machine.home()),
             ("XDG_RUNTIME_DIR", machine.home().with_file_name("runtime")),
             ("XDG_DATA_HOME", machine.store().to_path_buf()),
+            // Small machines: an emulated host takes seconds for every further processor.
+            ("AGENT_VM_CPUS", PathBuf::from("1")),
+            ("AGENT_VM_MEMORY", PathBuf::from("512MiB")),
             ("PATH", PathBuf::from("/usr/local/bin:/usr/bin:/bin")),
         ] {
             environment.push((name.into(), value.into()));
