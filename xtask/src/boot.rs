@@ -106,7 +106,15 @@ impl Stage {
         for part in ["cases", "helpers", "store"] {
             fs_err::create_dir_all(directory.join(part))?;
         }
-        let built = build::cargo(&["test", "--no-run", "--package", PACKAGE, "--test", "*"])?;
+        let built = build::cargo(&[
+            "test",
+            "--release",
+            "--no-run",
+            "--package",
+            PACKAGE,
+            "--test",
+            "*",
+        ])?;
         // The programs of the package are built as well; only test binaries stay in `deps`.
         let is_case = |path: &Path| {
             path.parent()

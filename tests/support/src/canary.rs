@@ -88,14 +88,20 @@ impl Canary {
             .collect()
     }
 
-    /// Searches one regular file.
+    /// Searches one regular file; its holes are passed over.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn search_file(&self, path: &Path) -> Result<Vec<Sighting>> {
         let mut file = fs_err::File::open(path)?;
-        let end = file.metadata()?.len();
-        self.search_reader(&path.display().to_string(), &mut file, 0..end)
+        let place = path.display().to_string();
+        let mut found = Vec::new();
+        let mut position = 0;
+        while let Some(data) = next_data(&file, position)? {
+            position = data.end;
+            found.extend(self.search_reader(&place, &mut file, data)?);
+        }
+        Ok(found)
     }
 
     /// Searches every regular file below a directory; symbolic links are not followed, their targets are searched.
@@ -204,6 +210,17 @@ impl Canary {
         offsets.sort_unstable();
         offsets
     }
+}
+
+/// The next stretch of a file at or after `position` that is not a hole; none at its end.
+fn next_data(file: &fs_err::File, position: u64) -> Result<Option<std::ops::Range<u64>>> {
+    use rustix::fs::{SeekFrom, seek};
+    let start = match seek(file.file(), SeekFrom::Data(position)) {
+        Ok(start) => start,
+        Err(rustix::io::Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(start..seek(file.file(), SeekFrom::Hole(start))?))
 }
 
 /// The base64 characters of `bytes` that do not depend on what surrounds it when it begins `alignment` bytes into a

@@ -79,6 +79,9 @@ fn a_real_token_is_in_no_byte_the_guest_or_the_vmm_can_see() -> Result<()> {
         &machine.stand_in_claude()?,
         "--image",
         machine.image(),
+        // Every byte of it is searched, and emulated searching is slow.
+        "--memory",
+        "256MiB",
         "--secret",
         "TOK@api.example.test",
         "--resolve",
