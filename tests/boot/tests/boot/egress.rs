@@ -91,8 +91,8 @@ fn other_name_servers_raw_packets_and_quic_are_refused_and_logged() -> Result<()
     let script = "nslookup example.com 8.8.8.8 >/dev/null 2>&1 && echo LEAK dns; \
         ping -c 1 -W 5 8.8.8.8 >/dev/null 2>&1 && echo LEAK icmp; \
         ping -6 -c 1 -W 5 2001:4860:4860::8888 >/dev/null 2>&1 && echo LEAK icmp6; \
-        echo x | nc -u -w 2 8.8.4.4 443 >/dev/null 2>&1; \
-        echo x | nc -u -w 2 1.1.1.1 9999 >/dev/null 2>&1; echo done";
+        bash -c 'echo x > /dev/udp/8.8.4.4/443'; \
+        bash -c 'echo x > /dev/udp/1.1.1.1/9999'; echo done";
     let (finished, events) = audited(&machine, &[], script)?;
     assert_eq!(finished.stdout, "done\n");
     for address in ["8.8.8.8", "8.8.4.4", "1.1.1.1", "2001:4860:4860::8888"] {

@@ -11,11 +11,33 @@ fn pid(number: u32) -> Result<Pid> {
 #[test]
 fn a_guest_panic_is_a_failure_with_its_reason() -> Result<()> {
     let machine = Machine::new()?;
+    let script = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero; sleep 1000";
     let finished = machine
-        .script(&[], "echo c > /proc/sysrq-trigger; sleep 100")
+        .script(&["--memory", "256MiB"], script)
         .run()?
         .expect_code(125)?;
     assert!(finished.stderr.contains("panic"), "{}", finished.stderr);
+    assert!(
+        finished.stderr.to_lowercase().contains("out of memory"),
+        "the kernel's own words: {}",
+        finished.stderr
+    );
+    Ok(())
+}
+
+#[test]
+fn a_crash_of_the_guests_first_program_is_a_failure() -> Result<()> {
+    let machine = Machine::new()?;
+    // Its code is overwritten page by page, as guest root can.
+    let script = "range=$(grep r-xp /proc/1/maps | head -1 | cut -d' ' -f1); \
+        start=$((0x${range%-*} / 4096)); end=$((0x${range#*-} / 4096)); \
+        dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$start count=$((end - start)) conv=notrunc; sleep 1000";
+    let finished = machine.script(&[], script).run()?.expect_code(125)?;
+    assert!(
+        finished.stderr.contains("virtual machine"),
+        "{}",
+        finished.stderr
+    );
     Ok(())
 }
 
@@ -23,7 +45,7 @@ fn a_guest_panic_is_a_failure_with_its_reason() -> Result<()> {
 fn a_reset_of_the_machine_by_the_guest_is_a_failure() -> Result<()> {
     let machine = Machine::new()?;
     let finished = machine
-        .script(&[], "echo b > /proc/sysrq-trigger; sleep 100")
+        .script(&[], "busybox reboot -f; sleep 1000")
         .run()?
         .expect_code(125)?;
     assert!(

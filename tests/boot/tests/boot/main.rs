@@ -10,6 +10,7 @@ mod confinement;
 mod credentials;
 mod egress;
 mod endings;
+mod escape;
 mod exit_codes;
 mod explain;
 mod shares;
