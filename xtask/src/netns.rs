@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
@@ -87,11 +88,21 @@ pub(crate) fn run(arguments: &NetnsArguments) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))
 }
 
-/// The launcher half; ended when dropped.
+/// The launcher half; ends when its connection is closed, else it is killed when dropped.
 struct Link(Child);
+
+/// How often a launcher half that shall end is looked at, and how long between two looks.
+const END_LOOKS: u32 = 200;
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
 
 impl Drop for Link {
     fn drop(&mut self) {
+        for _ in 0..END_LOOKS {
+            if let Ok(Some(_)) = self.0.try_wait() {
+                return;
+            }
+            std::thread::sleep(LOOK_PAUSE);
+        }
         drop(self.0.kill());
         drop(self.0.wait());
     }
@@ -112,7 +123,7 @@ fn accept(listener: &UnixListener, link: &mut Link) -> Result<Option<UnixStream>
         if link.0.try_wait()?.is_some() {
             return Ok(None);
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(LOOK_PAUSE);
     }
 }
 

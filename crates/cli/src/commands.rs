@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod explain;
+pub(crate) mod link;
 pub(crate) mod pull;
 pub(crate) mod run_agent;
 pub(crate) mod setup;

@@ -80,7 +80,7 @@ impl Prepared {
             link,
             egress.ca_pem(),
         )?;
-        let environment = guest_view::environment(&request, &resolved.image);
+        let environment = guest_view::environment(&request, &resolved.image.config.env);
 
         let mut services = JoinSet::new();
         let network = pair(SocketType::SEQPACKET)?;

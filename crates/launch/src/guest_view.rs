@@ -125,15 +125,12 @@ fn network((addresses, mtu): (&LinkAddresses, u16)) -> Network {
 }
 
 /// The program's environment: the image's, then what every guest has, then the placeholders, then what was asked for.
-pub(crate) fn environment(request: &LaunchRequest, image: &Image) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn environment(
+    request: &LaunchRequest,
+    image_env: &[String],
+) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut variables: BTreeMap<&str, &str> = BTreeMap::from([("PATH", DEFAULT_PATH)]);
-    variables.extend(
-        image
-            .config
-            .env
-            .iter()
-            .filter_map(|entry| entry.split_once('=')),
-    );
+    variables.extend(image_env.iter().filter_map(|entry| entry.split_once('=')));
     variables.extend([("HOME", GUEST_HOME), ("NODE_EXTRA_CA_CERTS", GUEST_CA_PATH)]);
     let given = request
         .credentials

@@ -171,4 +171,4 @@ fn intercepted(credentials: &[Credential]) -> Vec<HostPattern> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,7 +12,7 @@ use agent_vm_egress::{
 use agent_vm_image::DiskError;
 use agent_vm_policy::{FlowPattern, Policy};
 use agent_vm_secret::Secret;
-use agent_vm_state::{SessionDirectory, SessionError};
+use agent_vm_state::{SessionDirectory, SessionError, SessionId};
 use agent_vm_vmm as vmm;
 use rustix::fs::{Mode, OFlags};
 
@@ -81,7 +81,7 @@ impl Resolved {
             &self.request.machine.kernel,
             OFlags::RDONLY,
         )?;
-        let egress = egress(&self.request, &session)?;
+        let egress = egress(&self.request, session.id())?;
         Ok(Prepared {
             resolved: self,
             session,
@@ -144,7 +144,8 @@ fn open(
     })
 }
 
-fn egress(request: &LaunchRequest, session: &SessionDirectory) -> Result<Egress, PrepareError> {
+/// Everything that decides about what the guest sends, for this session.
+pub(crate) fn egress(request: &LaunchRequest, session: &SessionId) -> Result<Egress, PrepareError> {
     let credentials = &request.credentials.credentials;
     let extra_pem = String::from_utf8_lossy(&request.network.upstream_ca_pem).into_owned();
     let overrides = request.network.resolve.iter().map(|given| ResolveOverride {
@@ -153,7 +154,7 @@ fn egress(request: &LaunchRequest, session: &SessionDirectory) -> Result<Egress,
         target: given.address,
     });
     Ok(Egress::new(EgressConfig {
-        session: session.id().to_string(),
+        session: session.to_string(),
         policy: policy(request),
         credentials: credentials.iter().map(bound).collect::<Result<_, _>>()?,
         secrets: Rc::new(HostSecrets(credentials.clone())),

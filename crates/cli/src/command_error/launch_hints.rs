@@ -2,7 +2,7 @@
 
 use agent_vm_launch::session::failure_exit_code;
 use agent_vm_launch::{
-    AttachError, BootError, LaunchError, MachineEnded, PrepareError, ResolveError,
+    AttachError, BootError, LaunchError, LinkError, MachineEnded, PrepareError, ResolveError,
 };
 use agent_vm_vmm::ExitReason;
 
@@ -23,6 +23,21 @@ impl From<LaunchError> for CommandError {
         };
         let code = exit_code(&error);
         let mut this = Self::new(kind, error).exit_code(code);
+        this.hints.extend(hint);
+        this
+    }
+}
+
+impl From<LinkError> for CommandError {
+    fn from(error: LinkError) -> Self {
+        let (kind, hint) = match &error {
+            LinkError::Prepare(error) => prepare(error),
+            LinkError::Connect { .. } | LinkError::Stream(_) | LinkError::NoDescriptor => {
+                (Kind::Host, None)
+            }
+            LinkError::Gateway(_) | LinkError::Runtime(_) => (Kind::Internal, None),
+        };
+        let mut this = Self::new(kind, error);
         this.hints.extend(hint);
         this
     }

@@ -31,7 +31,8 @@ fn mount(guest: &Path) -> Mount {
     }
 }
 
-fn request(project: &Path) -> LaunchRequest {
+/// A launch of `ls` with nothing special about it.
+pub(crate) fn request(project: &Path) -> LaunchRequest {
     let base = BaseDirectories {
         home: "/h".into(),
         ..BaseDirectories::default()
