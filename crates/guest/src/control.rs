@@ -56,6 +56,10 @@ pub enum ControlError {
     TimedOut,
 }
 
+/// Most bytes of one write. The machine's vsock device takes a packet from one descriptor only; Linux spreads larger
+/// writes over several, and the packet is lost.
+const MAX_WRITE: usize = 16 * 1024;
+
 impl Control {
     /// Takes a connected stream socket and makes it non-blocking.
     ///
@@ -107,7 +111,8 @@ impl Control {
     /// The stream is broken.
     pub fn flush(&mut self) -> Result<(), ControlError> {
         while self.wants_write() {
-            match rustix::net::send(&self.fd, &self.out[self.sent..], SendFlags::NOSIGNAL) {
+            let end = self.out.len().min(self.sent + MAX_WRITE);
+            match rustix::net::send(&self.fd, &self.out[self.sent..end], SendFlags::NOSIGNAL) {
                 Ok(count) => self.sent += count,
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}

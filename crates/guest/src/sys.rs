@@ -118,6 +118,25 @@ pub fn child_signal() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// `linux/vm_sockets.h`.
+const SO_VM_SOCKETS_BUFFER_SIZE: libc::c_int = 0;
+/// `linux/vm_sockets.h`.
+const SO_VM_SOCKETS_BUFFER_MAX_SIZE: libc::c_int = 2;
+/// Bytes the kernel sends unacknowledged. The machine's vsock device acknowledges every 4 MiB; with the kernel's own
+/// 256 KiB the stream would stall.
+const VSOCK_BUFFER: u64 = 8 << 20;
+
+fn set_vsock_option(socket: &OwnedFd, option: libc::c_int, value: u64) -> io::Result<()> {
+    let pointer = (&raw const value).cast::<libc::c_void>();
+    let length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `pointer` leads to `length` readable bytes, which both options are.
+    if unsafe { libc::setsockopt(socket.as_raw_fd(), libc::AF_VSOCK, option, pointer, length) } != 0
+    {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Connects to `port` of the host (CID 2) over vsock, waiting until it is connected.
 ///
 /// # Errors
@@ -130,6 +149,9 @@ pub fn connect_to_host(port: u32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel just gave this descriptor to us alone.
     let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    for option in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {
+        set_vsock_option(&socket, option, VSOCK_BUFFER)?;
+    }
     // SAFETY: the address is plain integers; all zero is valid.
     let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
     address.svm_family = libc::AF_VSOCK as libc::sa_family_t;

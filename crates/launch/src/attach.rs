@@ -1,9 +1,9 @@
 //! Last steps: the guest is given its identity, the program runs on the user's streams, the machine is taken down.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use agent_vm_protocol::{ExecFailure, User};
+use agent_vm_protocol::{ExecFailure, Timings, User};
 
 use crate::boot::Booting;
 use crate::event::{LaunchEvent, LaunchObserver};
@@ -72,7 +72,7 @@ impl Booting {
             Ok(session) => session,
             Err(error) => return Err(explain(error, &mut machine, scale).await),
         };
-        phases.cut("guest boot");
+        cut_boot(phases, session.timings());
         for warning in session.warnings() {
             observer.event(LaunchEvent::Warning(warning));
         }
@@ -93,6 +93,21 @@ impl Booting {
         };
         take_down(session, &mut machine, scale).await;
         outcome
+    }
+}
+
+/// Cuts the boot by the guest's own clock, which ended with `Ready` a moment ago.
+fn cut_boot(phases: &mut Phases, timings: Timings) {
+    let now = Instant::now();
+    for (name, end) in [
+        ("guest kernel", timings.init_ns),
+        ("guest control", timings.boot_ns),
+        ("guest mounts", timings.mounted_ns),
+        ("guest network", timings.network_ns),
+        ("guest ready", timings.ready_ns),
+    ] {
+        let before_ready = Duration::from_nanos(timings.ready_ns.saturating_sub(end));
+        phases.cut_at(name, now.checked_sub(before_ready).unwrap_or(now));
     }
 }
 
