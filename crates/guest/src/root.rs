@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use thiserror::Error;
 
+use crate::kernel_log::{Level, log};
 use crate::sys;
 use crate::tree::{Tree, TreeError};
 
@@ -140,8 +141,8 @@ fn mount_writable(root: Root) -> Result<(Option<OwnedFd>, Option<io::Error>), Ro
             mount(&device, DISK, "ext4", MountFlags::NOATIME, "")?;
             let fd = rustix::fs::open(DISK, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| directory(DISK, errno))?;
-            let grown = grow(&device, &fd);
-            (Some(fd), grown.err())
+            let failure = grow_later(device, &fd).err();
+            (Some(fd), failure)
         }
     };
     for path in ["/disk/upper", "/disk/work"] {
@@ -278,6 +279,23 @@ fn wait_for(device: &str) -> Result<(), RootError> {
     }
 }
 
+/// Grows the disk beside everything else, at the lowest priority: it takes as long as the rest of the boot, and the
+/// first program needs none of the new room. What goes wrong is in the kernel log; the old size stays usable.
+fn grow_later(device: String, mount: &OwnedFd) -> io::Result<()> {
+    let mount = mount.try_clone()?;
+    let work = move || {
+        // On Linux the priority is the thread's own.
+        let _ = rustix::process::setpriority_process(None, GROW_NICE);
+        if let Err(error) = grow(&device, &mount) {
+            log(Level::Error, &format!("the disk keeps its size: {error}"));
+        }
+    };
+    std::thread::Builder::new()
+        .name("grow".to_owned())
+        .spawn(work)?;
+    Ok(())
+}
+
 /// Grows the mounted file system to its device.
 fn grow(device: &str, mount: &OwnedFd) -> io::Result<()> {
     let disk = std::fs::File::open(device)?;
@@ -292,6 +310,9 @@ fn grow(device: &str, mount: &OwnedFd) -> io::Result<()> {
         None => Err(io::Error::from(io::ErrorKind::InvalidData)),
     }
 }
+
+/// The lowest priority there is.
+const GROW_NICE: i32 = 19;
 
 /// Size of an ext4 file system from its superblock (kernel documentation, ext4 "The Super Block").
 #[derive(Debug, PartialEq, Eq)]

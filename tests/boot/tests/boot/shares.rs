@@ -133,7 +133,8 @@ fn a_read_only_project_cannot_be_written() -> Result<()> {
 #[test]
 fn the_root_file_system_is_writable_and_forgotten() -> Result<()> {
     let machine = Machine::new()?;
-    let script = "test ! -e /usr/left && echo x > /usr/left && rm /etc/passwd && df -m / | tail -1";
+    let script = "test ! -e /usr/left && echo x > /usr/left && rm /etc/passwd; \
+        while [ $(df -m / | tail -1 | awk '{print $2}') -lt 18000 ]; do sleep 0.1; done; df -m / | tail -1";
     for _ in 0..2 {
         let finished = machine
             .script(&["--disk", "20GiB"], script)
