@@ -16,6 +16,9 @@ use rustix::mm::{MapFlags, MlockAllFlags, ProtFlags, mlockall, mmap, mmap_anonym
 /// Size of pages, register windows and buffers in bytes.
 pub(crate) const PAGE: usize = 4096;
 
+/// Bytes of `struct fuse_out_header` (`linux/fuse.h`).
+const REPLY_HEADER: u32 = 16;
+
 const MAGIC: u32 = 0x7472_6976;
 const FILE_SYSTEM_DEVICE: u32 = 26;
 const QUEUE_SIZE: u16 = 8;
@@ -123,7 +126,10 @@ impl Device {
         const NEXT: u16 = 1;
         const WRITE: u16 = 2;
         queue.write_descriptor(0, self.request.physical, request.len() as u32, (NEXT, 1));
-        queue.write_descriptor(1, self.reply.physical, PAGE as u32, (WRITE, 0));
+        // The header apart from the rest, as the kernel's driver has it.
+        let (header, rest) = (REPLY_HEADER, PAGE as u32 - REPLY_HEADER);
+        queue.write_descriptor(1, self.reply.physical, header, (WRITE | NEXT, 2));
+        queue.write_descriptor(2, self.reply.physical + u64::from(header), rest, (WRITE, 0));
         let slot = usize::from(self.submitted % QUEUE_SIZE);
         queue.write_u16(AVAILABLE + 4 + 2 * slot, 0);
         // No interrupt: the driver that would take it is gone.
