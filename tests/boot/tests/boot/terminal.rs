@@ -28,7 +28,8 @@ fn opens_a_login_shell_with_a_prompt() -> Result<()> {
         24,
         80,
     )?;
-    pty.wait_for("# ")?;
+    // The prompt of the small image's shell.
+    pty.wait_for("$ ")?;
     pty.type_text("echo $((6*7)) in $PWD\n")?;
     pty.wait_for(&format!("42 in {}", machine.project().display()))?;
     pty.type_text("exit 7\n")?;
