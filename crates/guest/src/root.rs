@@ -72,7 +72,7 @@ pub struct Assembled {
     pub tree: Tree,
     /// The writable disk's file system, to be made clean at power-off.
     pub disk: Option<OwnedFd>,
-    /// The disk could not be grown; it works at its old size.
+    /// Growing the disk could not be begun; it works at its old size. What fails later is in the kernel log.
     pub grow_failure: Option<io::Error>,
 }
 

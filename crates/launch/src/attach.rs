@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// How long the machine may take to be gone once the guest said it is about to be, or its stream broke.
 const POWER_OFF: Duration = Duration::from_secs(3);
 
-/// `TERM` of a program whose environment has none.
+/// `TERM` where the user's terminal has no name.
 const DEFAULT_TERM: &[u8] = b"xterm-256color";
 
 /// Why the program was not run to its end.
@@ -158,9 +158,11 @@ fn command(
 
 fn mode(request: &LaunchRequest) -> StreamMode {
     match &request.streams {
-        // The environment of the program has the name of the terminal; this is for one without it.
-        Streams::Terminal => StreamMode::Terminal {
+        Streams::Terminal if request.terminal_type.is_empty() => StreamMode::Terminal {
             term: DEFAULT_TERM.to_vec(),
+        },
+        Streams::Terminal => StreamMode::Terminal {
+            term: request.terminal_type.clone().into_bytes(),
         },
         Streams::Pipes => StreamMode::Pipes,
     }
@@ -180,12 +182,6 @@ impl Scale {
     }
 
     fn limits(self) -> Limits {
-        let native = Limits::NATIVE;
-        Limits {
-            hello: self.apply(native.hello),
-            ready: self.apply(native.ready),
-            start: self.apply(native.start),
-            stop: self.apply(native.stop),
-        }
+        Limits::NATIVE.scaled(self.0)
     }
 }

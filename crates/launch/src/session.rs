@@ -57,12 +57,12 @@ impl Limits {
 
     /// The same, `factor` times as long, for emulated machines.
     #[must_use]
-    pub fn scaled(self, factor: u32) -> Self {
+    pub fn scaled(self, factor: f64) -> Self {
         Self {
-            hello: self.hello * factor,
-            ready: self.ready * factor,
-            start: self.start * factor,
-            stop: self.stop * factor,
+            hello: self.hello.mul_f64(factor),
+            ready: self.ready.mul_f64(factor),
+            start: self.start.mul_f64(factor),
+            stop: self.stop.mul_f64(factor),
         }
     }
 }
