@@ -17,7 +17,7 @@ use crate::manifest::{
 };
 use crate::reference::Reference;
 use crate::registry::{Body as _, HttpRegistry, Registry, RegistryError};
-use crate::store::{Resolved, Store, StoreError};
+use crate::store::{Claim, Resolved, Store, StoreError};
 
 mod download;
 mod error;
@@ -89,6 +89,16 @@ pub(crate) async fn pull_from(
         };
         return Err(pull.document("configuration", source));
     }
+    // From here on a prune leaves alone what this pull finds in the store, and what it adds.
+    let claim = Claim {
+        manifest: manifest_digest,
+        config: manifest.config.digest,
+        layers: parsed.diff_ids.clone(),
+    };
+    let _lease = pull
+        .store
+        .claim(claim)
+        .map_err(|source| pull.kept(source))?;
     let layers: Vec<_> = manifest
         .layers
         .iter()
@@ -112,6 +122,7 @@ pub(crate) async fn pull_from(
         digest,
         manifest: manifest_digest,
         architecture: pull.options.architecture,
+        policy: None,
     };
     let record = pull
         .store

@@ -2,18 +2,22 @@
 //!
 //! ```text
 //! ROOT/layers/<diff id>.erofs      one layer, read-only, keyed by the digest of its uncompressed tar stream
+//! ROOT/images/<manifest>.erofs     what is derived from all layers of one image
 //! ROOT/manifests/<digest>.json     manifest exactly as the registry sent it      ROOT/configs/<digest>.json   likewise
 //! ROOT/refs/<digest of the canonical reference>.json   reference → digests: what a launch uses, without any network
-//! ROOT/tmp/*                       unfinished files, each locked by its writer   ROOT/locks/<diff id>   one converter per layer
-//! ROOT/lock                        held shared while a temporary file is made, exclusively while leftovers are removed
+//! ROOT/updates/<same name>.json    what the registry said last, for the notice of a newer image
+//! ROOT/leases/*  ROOT/pins/*       what must not be removed: by whom alive it is used, what is derived from it
+//! ROOT/tmp/*                       unfinished files, each locked by its writer; files being removed
+//! ROOT/locks/<diff id>             one converter per layer                       ROOT/lock   the guard, see `lock.rs`
 //! ```
-//! Publication is write → fsync → rename → fsync of the directory, layers before configuration, manifest and reference: after a crash
-//! at any point the store has the old image or the new one. Locks are `flock`: the kernel drops them when their holder dies.
+//! Publication is write → fsync → rename → fsync of the directory, layers before configuration, manifest and reference; removal goes the
+//! other way, references first. So after a crash at any point the store has the old image or the new one, and what it has besides is
+//! garbage that the next pull uses or a prune removes. Locks are `flock`: the kernel drops them when their holder dies.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::config;
@@ -25,6 +29,31 @@ use crate::manifest::{
 };
 use crate::reference::Reference;
 
+mod files;
+mod inventory;
+mod lease;
+mod lock;
+
+pub(crate) use files::{gone_is_fine, sync_directory};
+pub use inventory::{Inventory, StoredImage, StoredLayer};
+pub(crate) use inventory::{Part, Piece, Snapshot};
+pub(crate) use lease::Claim;
+pub use lease::{Lease, LeaseHolder};
+pub(crate) use lock::{Guard, LayerLock};
+
+/// The parts of a store: all its directories.
+const PARTS: [&str; 10] = [
+    "layers",
+    "images",
+    "manifests",
+    "configs",
+    "refs",
+    "updates",
+    "leases",
+    "pins",
+    "tmp",
+    "locks",
+];
 /// The largest reference record, in bytes.
 const MAX_RECORD_BYTES: u64 = 64 << 10;
 
@@ -74,12 +103,21 @@ pub enum StoreError {
 }
 
 /// What a reference was resolved to at its last pull.
-#[derive(Debug, Serialize, Deserialize)]
-struct RefRecord {
-    reference: String,
-    digest: ImageDigest,
-    manifest: ImageDigest,
-    architecture: String,
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RefRecord {
+    pub(crate) reference: String,
+    pub(crate) digest: ImageDigest,
+    pub(crate) manifest: ImageDigest,
+    pub(crate) architecture: String,
+    /// Whether somebody asked for this very reference; else it came along with another.
+    #[serde(default)]
+    pub(crate) requested: bool,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub(crate) pulled: Option<u64>,
+    /// The signature policy that accepted the image.
+    #[serde(default)]
+    pub(crate) policy: Option<ImageDigest>,
 }
 
 /// Both digests of a resolved image.
@@ -91,12 +129,8 @@ pub(crate) struct Resolved {
     pub(crate) manifest: ImageDigest,
     /// The platform.
     pub(crate) architecture: Architecture,
-}
-
-/// The exclusive right to make one layer; released on drop or death.
-#[derive(Debug)]
-pub(crate) struct LayerLock {
-    _file: fs_err::File,
+    /// The signature policy that accepted it.
+    pub(crate) policy: Option<ImageDigest>,
 }
 
 impl Store {
@@ -121,22 +155,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the store cannot be read or is damaged.
     pub fn image(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
-        // With a digest the tag is only decoration: whatever name led to it, it is that image.
-        let name = reference
-            .digest()
-            .map_or_else(|| reference.clone(), |digest| reference.pinned(digest));
-        let path = self.ref_path(&name);
-        let Some(bytes) = self.read_bounded(&path, MAX_RECORD_BYTES)? else {
+        let _guard = Guard::shared(self).map_err(|source| self.io(source))?;
+        let Some(record) = self.ref_record(reference)? else {
             return Ok(None);
         };
-        let damaged = || StoreError::Damaged { path: path.clone() };
-        let record: RefRecord = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
-        let pinned = name
-            .digest()
-            .is_none_or(|pin| pin == record.digest || pin == record.manifest);
-        if record.reference != name.to_string() || !pinned {
-            return Err(damaged());
-        }
         let native = Architecture::native();
         if record.architecture != native.oci_name() {
             return Ok(None);
@@ -145,8 +167,40 @@ impl Store {
             digest: record.digest,
             manifest: record.manifest,
             architecture: native,
+            policy: record.policy,
         };
         self.load(reference, resolved).map(Some)
+    }
+
+    /// What was recorded for `reference`.
+    pub(crate) fn ref_record(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<RefRecord>, StoreError> {
+        // With a digest the tag is only decoration: whatever name led to it, it is that image.
+        let name = reference
+            .digest()
+            .map_or_else(|| reference.clone(), |digest| reference.pinned(digest));
+        let path = self.ref_path(&name);
+        let Some(record) = self.read_record(&path)? else {
+            return Ok(None);
+        };
+        let pinned = name
+            .digest()
+            .is_none_or(|pin| pin == record.digest || pin == record.manifest);
+        if record.reference != name.to_string() || !pinned {
+            return Err(StoreError::Damaged { path });
+        }
+        Ok(Some(record))
+    }
+
+    pub(crate) fn read_record(&self, path: &Path) -> Result<Option<RefRecord>, StoreError> {
+        let damaged = |_| StoreError::Damaged {
+            path: path.to_owned(),
+        };
+        self.read_bounded(path, MAX_RECORD_BYTES)?
+            .map(|bytes| serde_json::from_slice(&bytes).map_err(damaged))
+            .transpose()
     }
 
     /// Puts an [`Image`] together from the verified files of the store.
@@ -205,17 +259,26 @@ impl Store {
             reference.pinned(resolved.manifest),
         ];
         names.dedup();
+        let asked = reference
+            .digest()
+            .map_or_else(|| reference.clone(), |digest| reference.pinned(digest));
         // The tag comes last: a crash in between leaves the old tag, which is still whole.
         for name in names.iter().rev() {
+            let path = self.ref_path(name);
+            // A damaged record is replaced, so it asks for nothing.
+            let before = self.read_record(&path).ok().flatten();
             let record = RefRecord {
                 reference: name.to_string(),
                 digest: resolved.digest,
                 manifest: resolved.manifest,
                 architecture: resolved.architecture.oci_name().to_owned(),
+                requested: *name == asked || before.is_some_and(|before| before.requested),
+                pulled: unix_seconds(SystemTime::now()),
+                policy: resolved.policy,
             };
             let bytes =
                 serde_json::to_vec_pretty(&record).expect("a record of strings always serialises");
-            self.put(&self.ref_path(name), &bytes)?;
+            self.put(&path, &bytes)?;
         }
         Ok(())
     }
@@ -238,117 +301,24 @@ impl Store {
             .join(format!("{}.erofs", diff_id.hex()))
     }
 
-    /// Takes the right to make a layer, or `None` while another pull has it.
-    pub(crate) fn try_lock_layer(
-        &self,
-        diff_id: ImageDigest,
-    ) -> Result<Option<LayerLock>, StoreError> {
-        let path = self.root.join("locks").join(diff_id.hex());
-        let lock = || -> io::Result<Option<LayerLock>> {
-            let file = open_lock(&path)?;
-            Ok(try_flock(&file, FlockOperation::NonBlockingLockExclusive)?
-                .then_some(LayerLock { _file: file }))
-        };
-        lock().map_err(|source| self.io(source))
-    }
-
-    /// A new temporary file, locked against the removal of leftovers; removed on drop unless published.
-    pub(crate) fn temporary(&self) -> io::Result<tempfile::NamedTempFile> {
-        let guard = open_lock(&self.root.join("lock"))?;
-        flock(&guard, FlockOperation::LockShared)?;
-        let file = tempfile::Builder::new()
-            .prefix("part-")
-            .tempfile_in(self.root.join("tmp"))?;
-        flock(file.as_file(), FlockOperation::NonBlockingLockExclusive)?;
-        Ok(file)
-    }
-
-    /// Makes a finished temporary file durable under its final name.
-    pub(crate) fn publish(&self, file: tempfile::NamedTempFile, target: &Path) -> io::Result<()> {
-        file.as_file().sync_all()?;
-        file.persist(target).map_err(|refused| refused.error)?;
-        let directory = target
-            .parent()
-            .expect("every published file is in a directory of the store");
-        fs_err::File::open(directory)?.sync_all()
-    }
-
     fn prepare(&self) -> io::Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         fs_err::create_dir_all(&self.root)?;
         fs_err::set_permissions(&self.root, std::fs::Permissions::from_mode(0o700))?;
-        for directory in ["layers", "manifests", "configs", "refs", "tmp", "locks"] {
-            fs_err::create_dir_all(self.root.join(directory))?;
+        let mut made = false;
+        for part in PARTS {
+            let directory = self.root.join(part);
+            made |= !directory.exists();
+            fs_err::create_dir_all(directory)?;
+        }
+        if made {
+            sync_directory(&self.root)?;
         }
         self.remove_leftovers()
     }
 
-    /// Removes temporary files whose writer is dead. Skipped while another process makes one or cleans: the next open will do it.
-    fn remove_leftovers(&self) -> io::Result<()> {
-        let guard = open_lock(&self.root.join("lock"))?;
-        if !try_flock(&guard, FlockOperation::NonBlockingLockExclusive)? {
-            return Ok(());
-        }
-        for entry in fs_err::read_dir(self.root.join("tmp"))? {
-            let path = entry?.path();
-            let file = match fs_err::File::open(&path) {
-                Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue,
-                opened => opened?,
-            };
-            if try_flock(&file, FlockOperation::NonBlockingLockExclusive)? {
-                match fs_err::remove_file(&path) {
-                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
-                    removed => removed?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn put(&self, target: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        let write = || -> io::Result<()> {
-            let mut file = self.temporary()?;
-            io::Write::write_all(&mut file, bytes)?;
-            self.publish(file, target)
-        };
-        write().map_err(|source| self.io(source))
-    }
-
-    fn content(
-        &self,
-        kind: &str,
-        digest: ImageDigest,
-        limit: u64,
-    ) -> Result<(PathBuf, Vec<u8>), StoreError> {
-        let path = self.content_path(kind, digest);
-        match self.read_bounded(&path, limit)? {
-            Some(bytes) if ImageDigest::of(&bytes) == digest => Ok((path, bytes)),
-            _ => Err(StoreError::Damaged { path }),
-        }
-    }
-
-    fn content_path(&self, kind: &str, digest: ImageDigest) -> PathBuf {
-        self.root.join(kind).join(format!("{}.json", digest.hex()))
-    }
-
-    fn ref_path(&self, reference: &Reference) -> PathBuf {
+    pub(crate) fn ref_path(&self, reference: &Reference) -> PathBuf {
         self.content_path("refs", ImageDigest::of(reference.to_string().as_bytes()))
-    }
-
-    fn read_bounded(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        let read = |file: fs_err::File| -> io::Result<Vec<u8>> {
-            let mut bytes = Vec::new();
-            file.take(limit + 1).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        match fs_err::File::open(path).and_then(read) {
-            Ok(bytes) if bytes.len() as u64 > limit => Err(StoreError::Damaged {
-                path: path.to_owned(),
-            }),
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(self.io(source)),
-        }
     }
 
     pub(crate) fn io(&self, source: io::Error) -> StoreError {
@@ -359,21 +329,10 @@ impl Store {
     }
 }
 
-fn open_lock(path: &Path) -> io::Result<fs_err::File> {
-    fs_err::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-}
-
-fn try_flock(file: &fs_err::File, operation: FlockOperation) -> io::Result<bool> {
-    match flock(file, operation) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(refused) => Err(refused.into()),
-    }
+pub(crate) fn unix_seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .map(|since| since.as_secs())
 }
 
 #[cfg(test)]

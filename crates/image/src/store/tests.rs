@@ -34,6 +34,7 @@ fn record(store: &Store, label: &str) -> ImageDigest {
         digest,
         manifest: digest,
         architecture: native,
+        policy: None,
     };
     store
         .record(
