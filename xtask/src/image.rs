@@ -1,46 +1,52 @@
-//! `image`: makes the small test image from this machine's packages and pushes it to a registry.
+//! `image`: the template image, built from `images/` with real tools, and the small image of the tests.
 
-use std::net::SocketAddr;
+mod base;
+mod build;
+mod bump;
+mod demo;
+mod layout;
+mod publish;
+mod retention;
+mod small;
+mod storage;
+mod versions;
 
-use agent_vm_test_support::image_tree::ImageTree;
-use agent_vm_test_support::registry::RegistryClient;
+use std::process::ExitCode;
+
 use anyhow::Result;
-use clap::{Args, ValueEnum};
-
-use crate::setup;
+use clap::{Args, Subcommand};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ImageArguments {
-    /// Which image.
-    image: Kind,
-    /// The registry to push to, by plain HTTP.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    push: SocketAddr,
-    /// The repository.
-    #[arg(long, default_value = "agent-vm/small")]
-    name: String,
-    /// The tag.
-    #[arg(long, default_value = "1")]
-    tag: String,
+    #[command(subcommand)]
+    task: Task,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Kind {
-    /// A shell, the usual commands, curl and certificates.
-    Small,
+#[derive(Debug, Clone, Subcommand)]
+enum Task {
+    /// Push a shell, the usual commands, curl and certificates of this machine.
+    Small(small::SmallArguments),
+    /// Build the template from images/, check that every tool in it runs, write or push it.
+    Build(build::BuildArguments),
+    /// Set the pins in images/versions.toml to the newest versions.
+    Bump(bump::BumpArguments),
+    /// Boot the template: real registry, pull, boot, versions of the agents; in the emulated host where needed.
+    Demo(demo::DemoArguments),
+    /// Which published versions are past their time: package versions as JSON in, their ids out.
+    Expired(retention::ExpiredArguments),
 }
 
-/// Pushes the image and prints its reference by digest.
+/// The task.
 ///
 /// # Errors
-/// When a program it is made of is missing, or the registry refuses it.
-pub(crate) fn run(arguments: &ImageArguments) -> Result<()> {
-    setup::run()?;
-    let image = match arguments.image {
-        Kind::Small => ImageTree::small()?,
-    };
-    let registry = RegistryClient::at(arguments.push);
-    let digest = image.push(&registry, &arguments.name, &arguments.tag)?;
-    println!("{}/{}@{digest}", arguments.push, arguments.name);
-    Ok(())
+/// When its step does not work; it names itself.
+pub(crate) fn run(arguments: &ImageArguments) -> Result<ExitCode> {
+    match &arguments.task {
+        Task::Small(arguments) => small::run(arguments)?,
+        Task::Build(arguments) => build::run(arguments)?,
+        Task::Bump(arguments) => bump::run(arguments)?,
+        Task::Demo(arguments) => return demo::run(arguments),
+        Task::Expired(arguments) => retention::run(arguments)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

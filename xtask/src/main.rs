@@ -58,7 +58,7 @@ enum Task {
     Demo,
     /// Run a command behind the real gateway and egress, in a network namespace instead of a guest.
     Netns(netns::NetnsArguments),
-    /// Make an image from this machine's packages and push it to a registry.
+    /// Build, check, publish and boot the template image; make the tests' small one.
     Image(image::ImageArguments),
 }
 
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Demo => demo::run(),
         Task::Netns(arguments) => netns::run(&arguments),
-        Task::Image(arguments) => image::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Image(arguments) => image::run(&arguments),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -47,6 +47,19 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// Installs those of `needed` that are missing: what only one task needs.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn install_missing(needed: &[(&str, &'static str)]) -> Result<()> {
+    let missing = needed.iter().filter(|(probe, _)| !present(probe));
+    let packages: Vec<_> = missing.map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    install(&packages)
+}
+
 fn missing() -> Vec<&'static str> {
     let unprivileged = if is_root() { &[] } else { NEEDED_UNPRIVILEGED };
     let mut packages: Vec<_> = NEEDED

@@ -1,0 +1,70 @@
+//! buildah and skopeo with a storage of our own: nothing of the user's containers is read or changed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{setup, shell};
+
+/// What building images needs beside the tasks' usual packages.
+const NEEDED: &[(&str, &str)] = &[
+    ("buildah", "buildah"),
+    ("skopeo", "skopeo"),
+    (
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+        "debian-archive-keyring",
+    ),
+];
+
+/// Where images and layers under construction lie.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    settings: PathBuf,
+}
+
+impl Storage {
+    /// Opens the storage in `directory`, made when it is not there.
+    ///
+    /// # Errors
+    /// When we are not root (layers hold files of other owners), or a tool cannot be installed.
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
+        if !setup::is_root() {
+            bail!(
+                "building an image needs root; run: sudo -E env \"PATH=$PATH\" cargo xtask image …"
+            );
+        }
+        setup::run()?;
+        setup::install_missing(NEEDED)?;
+        fs_err::create_dir_all(directory)?;
+        let settings = directory.join("storage.conf");
+        let part = |name: &str| directory.join(name).display().to_string();
+        fs_err::write(
+            &settings,
+            format!(
+                "[storage]\ndriver = \"overlay\"\ngraphroot = {:?}\nrunroot = {:?}\n",
+                part("graph"),
+                part("run")
+            ),
+        )?;
+        Ok(Self { settings })
+    }
+
+    /// `buildah`.
+    pub(crate) fn buildah(&self) -> Command {
+        self.command("buildah")
+    }
+
+    /// `skopeo`.
+    pub(crate) fn skopeo(&self) -> Command {
+        self.command("skopeo")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = shell::tool(program);
+        command
+            .env("CONTAINERS_STORAGE_CONF", &self.settings)
+            .env("BUILDAH_ISOLATION", "chroot");
+        command
+    }
+}
