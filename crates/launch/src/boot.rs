@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use agent_vm_egress::Egress;
 use agent_vm_gateway::{Gateway, GatewayConfig, GatewayError, HostResolver};
+use agent_vm_image::Lease;
 use agent_vm_protocol::Boot;
 use agent_vm_state::SessionDirectory;
 use agent_vm_vmm::{GuestOwner, SpawnError, VmSpec};
@@ -37,6 +38,8 @@ pub(crate) struct Parts {
     pub(crate) request: LaunchRequest,
     pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) _session: SessionDirectory,
+    /// The image stays while the machine runs.
+    pub(crate) _lease: Lease,
 }
 
 /// Why the machine does not start.
@@ -69,6 +72,7 @@ impl Prepared {
             shares,
             kernel,
             egress,
+            lease,
         } = self;
         let request = resolved.request;
         let config = gateway_config(&request);
@@ -107,6 +111,7 @@ impl Prepared {
             request,
             environment,
             _session: session,
+            _lease: lease,
         };
         Ok((
             Booting {

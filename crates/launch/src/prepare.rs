@@ -9,7 +9,7 @@ use agent_vm_egress::{
     AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule,
     HeaderRuleError, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
 };
-use agent_vm_image::DiskError;
+use agent_vm_image::{DiskError, Lease, StoreError};
 use agent_vm_policy::{FlowPattern, Policy};
 use agent_vm_secret::Secret;
 use agent_vm_state::{SessionDirectory, SessionError, SessionId};
@@ -28,6 +28,7 @@ pub struct Prepared {
     pub(crate) shares: Vec<vmm::Share>,
     pub(crate) kernel: OwnedFd,
     pub(crate) egress: Egress,
+    pub(crate) lease: Lease,
 }
 
 /// Why the parts of a launch cannot be had.
@@ -36,6 +37,9 @@ pub enum PrepareError {
     /// There is no directory for the session.
     #[error("cannot make the session's directory")]
     Session(#[from] SessionError),
+    /// The image was removed, or cannot be kept from being removed.
+    #[error("cannot keep the image for this launch")]
+    Image(#[from] StoreError),
     /// A file of the launch cannot be opened.
     #[error("cannot open {} {}", role, path.display())]
     Open {
@@ -74,6 +78,7 @@ impl Resolved {
     /// When one cannot be had; what was made is removed again.
     pub fn prepare(self) -> Result<Prepared, PrepareError> {
         let session = SessionDirectory::create(&self.request.directories)?;
+        let lease = self.store.lease(&self.image)?;
         let disks = disks(&self, &session)?;
         let shares = shares(&self.plan)?;
         let kernel = open(
@@ -89,6 +94,7 @@ impl Resolved {
             shares,
             kernel,
             egress,
+            lease,
         })
     }
 }

@@ -87,6 +87,10 @@ fn prepare(error: &PrepareError) -> (Kind, Option<String>) {
             Kind::Host,
             Some("is the disk full, or the state directory not yours?".to_owned()),
         ),
+        PrepareError::Image(_) => (
+            Kind::Host,
+            Some("was the image removed just now? `agent-vm pull` gets it again".to_owned()),
+        ),
         PrepareError::Open { .. } => (Kind::Host, None),
         PrepareError::Header { .. } => (Kind::User, None),
         PrepareError::Egress(_) => (Kind::Config, None),
