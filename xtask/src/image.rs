@@ -28,6 +28,8 @@ enum Task {
     Small(small::SmallArguments),
     /// Build the template from images/, check that every tool in it runs, write or push it.
     Build(build::BuildArguments),
+    /// Push a template that was built before, unless what is published is the same.
+    Publish(publish::PublishArguments),
     /// Set the pins in images/versions.toml to the newest versions.
     Bump(bump::BumpArguments),
     /// Boot the template: real registry, pull, boot, versions of the agents; in the emulated host where needed.
@@ -44,6 +46,7 @@ pub(crate) fn run(arguments: &ImageArguments) -> Result<ExitCode> {
     match &arguments.task {
         Task::Small(arguments) => small::run(arguments)?,
         Task::Build(arguments) => build::run(arguments)?,
+        Task::Publish(arguments) => publish::run(arguments)?,
         Task::Bump(arguments) => bump::run(arguments)?,
         Task::Demo(arguments) => return demo::run(arguments),
         Task::Expired(arguments) => retention::run(arguments)?,

@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use super::layout::Layout;
-use super::publish::Publication;
 use super::storage::Storage;
 use super::versions::{AGENTS, Versions};
 use super::{base, publish};
@@ -73,7 +72,7 @@ const ZSTD_LEVEL: &str = "3";
 pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     let clock = std::time::Instant::now();
     let directory = workspace::cache("image");
-    let (storage, built) = build(arguments, &directory)?;
+    let built = build(arguments, &directory)?;
     eprintln!("image: built and checked in {:.0?}", clock.elapsed());
     println!("{}", built.table().trim_end());
     println!(
@@ -90,10 +89,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
         println!("written to {}", output.display());
     }
     if let Some(reference) = &arguments.push {
-        match publish::publish(&storage, &built, reference, &arguments.tag)? {
-            Publication::Pushed(reference) => println!("pushed {reference}"),
-            Publication::Unchanged(reference) => println!("unchanged {reference}"),
-        }
+        println!("{}", publish::publish(&built, reference, &arguments.tag)?);
     }
     Ok(())
 }
@@ -102,7 +98,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
 ///
 /// # Errors
 /// When a step does not work.
-pub(crate) fn build(arguments: &BuildArguments, directory: &Path) -> Result<(Storage, Layout)> {
+pub(crate) fn build(arguments: &BuildArguments, directory: &Path) -> Result<Layout> {
     let storage = Storage::open(directory)?;
     let default = workspace::root().join("images/versions.toml");
     let versions = Versions::read(arguments.versions.as_deref().unwrap_or(&default))?;
@@ -137,7 +133,7 @@ pub(crate) fn build(arguments: &BuildArguments, directory: &Path) -> Result<(Sto
     shell::output(&mut write).context("cannot write the image")?;
     let layout = Layout::read(&layout)?;
     layout.ensure_compressed_by(arguments.compression.name())?;
-    Ok((storage, layout))
+    Ok(layout)
 }
 
 fn flavour(arguments: &BuildArguments) -> &'static str {
@@ -207,7 +203,7 @@ fn compare_with_second(arguments: &BuildArguments, directory: &Path, first: &Lay
         fresh: true,
         ..arguments.clone()
     };
-    let (_storage, second) = build(&again, &second_directory)?;
+    let second = build(&again, &second_directory)?;
     println!("second build:\n{}", second.table().trim_end());
     for (number, (first, second)) in first.layers.iter().zip(&second.layers).enumerate() {
         ensure!(

@@ -13,10 +13,9 @@ use clap::Args;
 use super::build::{self, BuildArguments, Compression};
 use super::layout::Layout;
 use super::publish;
-use super::storage::Storage;
 use crate::lab::{self, Ending, LabArguments, Programs};
 use crate::tee::Tee;
-use crate::{build as programs, kvm, shell, vendor, workspace};
+use crate::{build as programs, kvm, setup, shell, vendor, workspace};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArguments {
@@ -74,11 +73,12 @@ until curl -fs -o /dev/null "http://$ADDRESS/v2/"; do sleep 0.5; done
 /// # Errors
 /// When a step does not work; it names itself.
 pub(crate) fn run(arguments: &DemoArguments) -> Result<ExitCode> {
-    let (storage, layout) = template(arguments)?;
+    setup::run()?;
+    let layout = template(arguments)?;
     let registry = Registry::start()?;
     let clock = Instant::now();
-    let pushed = publish::publish(&storage, &layout, &registry.reference(NAME, "latest"), &[])?;
-    eprintln!("image: {pushed:?} in {:.0?}", clock.elapsed());
+    let pushed = publish::publish(&layout, &registry.reference(NAME, "latest"), &[])?;
+    eprintln!("image: {pushed} in {:.0?}", clock.elapsed());
     let (agent_vm, kernel) = (programs::agent_vm()?, vendor::kernel()?);
     let verdict = if arguments.lab {
         Err("asked for".to_owned())
@@ -106,10 +106,10 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn template(arguments: &DemoArguments) -> Result<(Storage, Layout)> {
+fn template(arguments: &DemoArguments) -> Result<Layout> {
     let directory = workspace::cache("image");
     if let Some(layout) = &arguments.layout {
-        return Ok((Storage::open(&directory)?, Layout::read(layout)?));
+        return Layout::read(layout);
     }
     let build = BuildArguments {
         minimal: arguments.minimal,

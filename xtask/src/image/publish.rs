@@ -1,11 +1,28 @@
 //! Pushing the template: only when its layers or its configuration differ from what is published, and without letting the
 //! tool take over blobs in another compression.
 
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+
 use anyhow::{Context as _, Result, ensure};
+use clap::Args;
 
 use super::layout::{Config, Layout};
-use super::storage::Storage;
-use crate::shell;
+use crate::{setup, shell};
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PublishArguments {
+    /// The image, as `image build --output` wrote it.
+    #[arg(long, value_name = "DIR")]
+    layout: PathBuf,
+    /// The repository with tag to push to.
+    #[arg(long, value_name = "REF")]
+    push: String,
+    /// One more tag for what is pushed.
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+}
 
 /// What became of a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,29 +33,44 @@ pub(crate) enum Publication {
     Unchanged(String),
 }
 
+impl fmt::Display for Publication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pushed(reference) => write!(f, "pushed {reference}"),
+            Self::Unchanged(reference) => write!(f, "unchanged {reference}"),
+        }
+    }
+}
+
+/// The task: `pushed REF@DIGEST` or `unchanged REF@DIGEST` on standard output.
+///
+/// # Errors
+/// As [`publish`].
+pub(crate) fn run(arguments: &PublishArguments) -> Result<()> {
+    let layout = Layout::read(&arguments.layout)?;
+    println!("{}", publish(&layout, &arguments.push, &arguments.tag)?);
+    Ok(())
+}
+
 /// Pushes `built` as `reference`, which has a tag, and with each of `tags`. When `reference` is the same image already, nothing is
 /// pushed and no tag moves.
 ///
 /// # Errors
 /// When the registry cannot be asked or refuses.
-pub(crate) fn publish(
-    storage: &Storage,
-    built: &Layout,
-    reference: &str,
-    tags: &[String],
-) -> Result<Publication> {
+pub(crate) fn publish(built: &Layout, reference: &str, tags: &[String]) -> Result<Publication> {
+    setup::install_missing(&[("skopeo", "skopeo")])?;
     let (repository, tag) = split(reference)?;
-    if let Some(published) = published(storage, reference)?
+    if let Some(published) = published(reference)?
         && published == built.config
     {
         return Ok(Publication::Unchanged(format!(
             "{repository}@{}",
-            digest(storage, reference)?
+            digest(reference)?
         )));
     }
     // The date's tag first: `latest` never names what has no lasting name.
     for tag in tags.iter().map(String::as_str).chain([tag]) {
-        let mut copy = storage.skopeo();
+        let mut copy = shell::tool("skopeo");
         // Keeping digests keeps the tool from using blobs of another compression it knows to be there.
         copy.args(["copy", "--quiet", "--preserve-digests"]);
         if is_loopback(repository) {
@@ -48,7 +80,7 @@ pub(crate) fn publish(
             .arg(format!("docker://{repository}:{tag}"));
         shell::output(&mut copy).with_context(|| format!("cannot push {repository}:{tag}"))?;
     }
-    let digest = digest(storage, reference)?;
+    let digest = digest(reference)?;
     ensure!(
         digest == built.manifest_digest,
         "{reference} is {digest} at the registry, not {}",
@@ -58,9 +90,9 @@ pub(crate) fn publish(
 }
 
 /// The configuration of what is at `reference`; absent where nothing is.
-fn published(storage: &Storage, reference: &str) -> Result<Option<Config>> {
+fn published(reference: &str) -> Result<Option<Config>> {
     let answer = shell::output(
-        inspect(storage, reference)
+        inspect(reference)
             .args(["--config", "--raw"])
             .arg(docker(reference)),
     );
@@ -82,14 +114,14 @@ fn is_absent(message: &str) -> bool {
     .any(|words| message.contains(words))
 }
 
-fn digest(storage: &Storage, reference: &str) -> Result<String> {
-    let mut ask = inspect(storage, reference);
+fn digest(reference: &str) -> Result<String> {
+    let mut ask = inspect(reference);
     ask.args(["--format", "{{.Digest}}"]).arg(docker(reference));
     Ok(shell::output(&mut ask)?.trim().to_owned())
 }
 
-fn inspect(storage: &Storage, reference: &str) -> std::process::Command {
-    let mut command = storage.skopeo();
+fn inspect(reference: &str) -> Command {
+    let mut command = shell::tool("skopeo");
     command.arg("inspect");
     if is_loopback(reference) {
         command.arg("--tls-verify=false");
@@ -118,7 +150,7 @@ fn split(reference: &str) -> Result<(&str, &str)> {
         .context("what is pushed needs a tag, as :latest")?;
     let (repository, tag) = reference.split_at(slash + tag);
     ensure!(
-        !tag.contains('@') && tag.len() > 1,
+        !reference.contains('@') && tag.len() > 1,
         "what is pushed needs a tag, as :latest"
     );
     Ok((repository, &tag[1..]))

@@ -1,4 +1,4 @@
-//! buildah and skopeo with a storage of our own: nothing of the user's containers is read or changed.
+//! buildah with a storage of our own: nothing of the user's containers is read or changed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 
 use crate::{setup, shell};
 
-/// What building images needs beside the tasks' usual packages.
+/// What building images needs.
 const NEEDED: &[(&str, &str)] = &[
     ("buildah", "buildah"),
-    ("skopeo", "skopeo"),
+    ("mmdebstrap", "mmdebstrap"),
     (
         "/usr/share/keyrings/debian-archive-keyring.gpg",
         "debian-archive-keyring",
@@ -34,7 +34,6 @@ impl Storage {
                 "building an image needs root; run: sudo -E env \"PATH=$PATH\" cargo xtask image …"
             );
         }
-        setup::run()?;
         setup::install_missing(NEEDED)?;
         fs_err::create_dir_all(directory)?;
         let settings = directory.join("storage.conf");
@@ -52,19 +51,8 @@ impl Storage {
 
     /// `buildah`.
     pub(crate) fn buildah(&self) -> Command {
-        self.command("buildah")
-    }
-
-    /// `skopeo`.
-    pub(crate) fn skopeo(&self) -> Command {
-        self.command("skopeo")
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = shell::tool(program);
-        command
-            .env("CONTAINERS_STORAGE_CONF", &self.settings)
-            .env("BUILDAH_ISOLATION", "chroot");
+        let mut command = shell::tool("buildah");
+        command.env("CONTAINERS_STORAGE_CONF", &self.settings);
         command
     }
 }
