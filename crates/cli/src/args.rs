@@ -14,7 +14,7 @@ use crate::argument_rule::{Arity, Boundary, KnownOption, divide};
 
 mod values;
 
-pub(crate) use values::{ByteSize, EnvAssignment, MountSpec};
+pub(crate) use values::{ByteSize, EnvAssignment, MountSpec, MountSpecError};
 
 /// Run coding agents in a microVM made for the project, with the real tokens kept outside.
 #[derive(Debug, Parser)]
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Setup(SetupArgs),
     /// Pull the image
     Pull(PullArgs),
+    /// What setup scripts made of the image, kept for later launches
+    Base(BaseArgs),
 }
 
 /// A command that starts something in a guest.
@@ -106,6 +108,13 @@ pub(crate) struct LaunchOptions {
     /// Do not look for a newer image (a launch never waits for that)
     #[arg(long, help_heading = "Machine")]
     pub(crate) no_update_check: bool,
+    /// A script that runs once as root and whose result later launches begin with, after the
+    /// project's .agent-vm.setup.sh (repeatable)
+    #[arg(long, value_name = "FILE", help_heading = "Setup")]
+    pub(crate) setup_script: Vec<PathBuf>,
+    /// Begin with the bare image: no setup scripts, no packages, no kept changes
+    #[arg(long, help_heading = "Setup")]
+    pub(crate) no_setup: bool,
     /// One more directory or file (repeatable)
     #[arg(long, value_name = "HOST[:GUEST][:ro|rw]", help_heading = "Files")]
     pub(crate) mount: Vec<MountSpec>,
@@ -164,6 +173,94 @@ pub(crate) struct SetupArgs {
     /// Show the log of the runtime and of the guest's kernel
     #[arg(long)]
     pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = BASE_HELP)]
+pub(crate) struct BaseArgs {
+    #[command(subcommand)]
+    pub(crate) command: BaseCommand,
+}
+
+/// Shown below the help of `agent-vm base`.
+const BASE_HELP: &str = "\
+A launch begins with the user's base (~/.config/agent-vm/setup.sh, and packages of [setup] in
+config.toml beside it) and on it the project's (.agent-vm.setup.sh, [setup] of .agent-vm.toml,
+--setup-script). Each is made once, by the first launch or by `base apply`, in a virtual machine
+without credentials, and made again when the image, a script or a package changes. --no-setup
+launches on the bare image.
+
+Changes by hand: `base shell` is a shell on the project's base; what it changed is kept when you say
+so at its end, by --keep, or later by `base snapshot`. They are used until the base below changes.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BaseCommand {
+    /// List bases: whose, image, what they occupy, whether they are current
+    Ls(BaseLsArgs),
+    /// A login shell whose changes to the machine can be kept
+    #[command(disable_help_flag = true)]
+    Shell(BaseShellArgs),
+    /// Make the bases of this project now, where they are missing or stale
+    #[command(disable_help_flag = true)]
+    Apply(BaseApplyArgs),
+    /// Keep what the last `base shell` changed
+    Snapshot(BaseScopeArgs),
+    /// Remove this project's bases and kept changes, and free their space
+    Reset(BaseResetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BaseLsArgs {
+    /// One JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Image the bases are compared with
+    #[arg(long, value_name = "REF")]
+    pub(crate) image: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BaseShellArgs {
+    /// The user's base, shared by all projects, instead of this project's
+    #[arg(long)]
+    pub(crate) user: bool,
+    /// Keep the changes without asking
+    #[arg(long)]
+    pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) options: LaunchOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BaseApplyArgs {
+    /// Only the user's base
+    #[arg(long)]
+    pub(crate) user: bool,
+    /// Make it again although nothing changed
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) options: LaunchOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BaseScopeArgs {
+    /// The user's base, shared by all projects, instead of this project's
+    #[arg(long)]
+    pub(crate) user: bool,
+    /// Image the changes were made on
+    #[arg(long, value_name = "REF")]
+    pub(crate) image: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BaseResetArgs {
+    /// The user's bases instead of this project's
+    #[arg(long)]
+    pub(crate) user: bool,
+    /// Every base of every project
+    #[arg(long, conflicts_with = "user")]
+    pub(crate) all: bool,
 }
 
 /// What `explain` explains.

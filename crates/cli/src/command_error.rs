@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use agent_vm_credentials::{CollectError, ReadError, SecretSpecError};
 use agent_vm_image::{PullError, ReferenceError, StoreError};
+use agent_vm_launch::BaseStoreError;
 use agent_vm_state::ProjectError;
 use agent_vm_vmm::KvmError;
 use thiserror::Error;
@@ -14,6 +15,7 @@ use crate::exit_code;
 use crate::kernel_file::KernelMissing;
 use crate::mounts::MountError;
 use crate::settings::SettingsError;
+use crate::setup_files::SetupFileError;
 
 mod launch_hints;
 
@@ -89,6 +91,17 @@ pub(crate) enum UsageError {
     Runtime(#[source] std::io::Error),
     #[error("setup stopped at the step: {step}")]
     SetupStep { step: &'static str },
+}
+
+/// Errors of `agent-vm base`.
+#[derive(Debug, Error)]
+pub(crate) enum BaseCommandError {
+    #[error("no `base shell` left any changes here")]
+    NoDraft,
+    #[error("--no-setup leaves nothing to do for `base`")]
+    NoSetup,
+    #[error("cannot read the answer")]
+    Answer(#[source] std::io::Error),
 }
 
 const SECRET_FORM: &str = "a secret is given as NAME[=SOURCE]@HOST[,HOST…][:HEADER], \
@@ -175,6 +188,47 @@ impl From<UsageError> for CommandError {
 impl From<SettingsError> for CommandError {
     fn from(error: SettingsError) -> Self {
         Self::new(Kind::User, error)
+    }
+}
+
+impl From<BaseCommandError> for CommandError {
+    fn from(error: BaseCommandError) -> Self {
+        match error {
+            BaseCommandError::NoDraft => Self::new(Kind::User, error).hint(
+                "`agent-vm base shell` makes some; --user and --image must be as they were there",
+            ),
+            BaseCommandError::NoSetup => Self::new(Kind::User, error),
+            BaseCommandError::Answer(_) => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+impl From<BaseStoreError> for CommandError {
+    fn from(error: BaseStoreError) -> Self {
+        Self::new(Kind::Host, error)
+    }
+}
+
+impl From<SetupFileError> for CommandError {
+    fn from(error: SetupFileError) -> Self {
+        let hint = match &error {
+            SetupFileError::Read { .. } | SetupFileError::Large { .. } => None,
+            SetupFileError::Kind { .. } => Some("put the script itself there"),
+            SetupFileError::NotUtf8 { .. }
+            | SetupFileError::Syntax { .. }
+            | SetupFileError::NotTexts { .. }
+            | SetupFileError::Package { .. }
+            | SetupFileError::UnknownKey { .. } => {
+                Some("known so far: `packages = [\"NAME\"]` under [setup], and in your own configuration `mounts`")
+            }
+            SetupFileError::ProjectMounts { .. } => {
+                Some("put them into ~/.config/agent-vm/config.toml, for the setup of your own base")
+            }
+            SetupFileError::Mount { .. } => Some("a mount is given as \"HOST[:GUEST]\""),
+        };
+        let mut this = Self::new(Kind::Config, error);
+        this.hints.extend(hint.map(str::to_owned));
+        this
     }
 }
 

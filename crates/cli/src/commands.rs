@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod base;
 pub(crate) mod explain;
 pub(crate) mod link;
 pub(crate) mod pull;

@@ -18,7 +18,7 @@ Environment:
   AGENT_VM_KERNEL         the guest kernel, a libkrunfw shared object
   AGENT_VM_STATE_DIR      where sessions, state and the audit log are kept
   AGENT_VM_TIMEOUT_SCALE  multiplies every timeout; for slow machines
-  XDG_STATE_HOME, XDG_DATA_HOME, HTTPS_PROXY, HTTP_PROXY, NO_PROXY, NO_COLOR as usual";
+  XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_DATA_HOME, HTTPS_PROXY, HTTP_PROXY, NO_PROXY, NO_COLOR as usual";
 
 pub(crate) const IMAGE: &str = "AGENT_VM_IMAGE";
 pub(crate) const MEMORY: &str = "AGENT_VM_MEMORY";
@@ -28,6 +28,7 @@ pub(crate) const KERNEL: &str = "AGENT_VM_KERNEL";
 pub(crate) const STATE_DIR: &str = "AGENT_VM_STATE_DIR";
 pub(crate) const TIMEOUT_SCALE: &str = "AGENT_VM_TIMEOUT_SCALE";
 pub(crate) const HOME: &str = "HOME";
+pub(crate) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 pub(crate) const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 pub(crate) const XDG_DATA_HOME: &str = "XDG_DATA_HOME";
 pub(crate) const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";

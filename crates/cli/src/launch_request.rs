@@ -21,6 +21,7 @@ use crate::command_error::{CommandError, UsageError};
 use crate::env_vars::{self, EnvVars};
 use crate::mounts;
 use crate::settings::Settings;
+use crate::setup_files;
 
 /// Most bytes of a file with certificates.
 const MAX_CERTIFICATE_BYTES: u64 = 4 * 1024 * 1024;
@@ -102,6 +103,7 @@ pub(crate) fn build(
     let host = context.host_environment()?;
     let options = typed.options;
     let mounts = mounts::resolve(&options.mount, project.root(), cwd, &host)?;
+    let setup = setup_files::read(options, &context.env, &project, cwd, &host)?;
     let upstream_ca_pem = read_certificates(cwd, &options.upstream_ca)?.concat();
     let profile = profile(typed);
     let credentials = credentials(profile, &options.secret, &host)?;
@@ -122,6 +124,7 @@ pub(crate) fn build(
             reference: settings.image,
             store: directories.images(),
         },
+        setup,
         machine: MachineSize {
             vcpus: settings.vcpus,
             memory_mib: settings.memory_mib,

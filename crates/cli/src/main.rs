@@ -16,6 +16,7 @@ mod mounts;
 mod preflight;
 mod report;
 mod settings;
+mod setup_files;
 mod ui;
 
 use std::ffi::OsString;
@@ -65,6 +66,7 @@ fn dispatch(context: &Context, cli: Cli, ui: Ui) -> Result<u8, CommandError> {
         Command::Explain(args) => commands::explain::run(context, &args),
         Command::Setup(args) => commands::setup::run(context, &args, ui),
         Command::Pull(args) => commands::pull::run(context, &args, ui),
+        Command::Base(args) => commands::base::run(context, &args.command, ui),
     }
 }
 

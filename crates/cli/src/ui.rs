@@ -38,6 +38,11 @@ impl Ui {
         line(&format!("{} {text}", self.paint("hint:", "1;36")));
     }
 
+    /// What a person is to answer on the same line.
+    pub(crate) fn question(self, text: &str) {
+        write(text);
+    }
+
     /// A line that replaces the one before; nothing when standard error is no terminal.
     pub(crate) fn progress(self, text: &str) {
         if self.terminal {

@@ -1,4 +1,5 @@
-//! The writable disk of a launch: an empty ext4 file system in a sparse file, made in a millisecond without any tool.
+//! The writable disk of a launch: an empty ext4 file system in a sparse file, made in a millisecond without any tool, or
+//! a clone of a disk that was kept ([`clone_disk`]).
 //!
 //! The file system was made once by `crates/image/assets/make-blank.sh` and is embedded as its few non-zero extents, compressed. It is
 //! smaller than the disk; the guest grows it to the disk's size while it is mounted (`EXT4_IOC_RESIZE_FS`).
@@ -9,6 +10,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use crate::store::Store;
+
+mod clone;
+
+pub use clone::{CloneMethod, clone_disk};
 
 /// The embedded file system: for each extent its offset and length (both u64, little-endian), then all their bytes; zstd.
 const BLANK: &[u8] = include_bytes!("../assets/blank-v1.ext4.extents.zst");
@@ -52,17 +57,21 @@ impl Store {
     }
 }
 
-fn write_blank(target: &Path, size: u64) -> io::Result<File> {
+/// A new file, for its owner only.
+fn new_file(target: &Path) -> io::Result<File> {
     use fs_err::os::unix::fs::OpenOptionsExt as _;
-    let blank = zstd::bulk::decompress(BLANK, MAX_BLANK_BYTES)?;
     let file = fs_err::OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(target)?
-        .into_parts()
-        .0;
+        .open(target)?;
+    Ok(file.into_parts().0)
+}
+
+fn write_blank(target: &Path, size: u64) -> io::Result<File> {
+    let blank = zstd::bulk::decompress(BLANK, MAX_BLANK_BYTES)?;
+    let file = new_file(target)?;
     file.set_len(size)?;
     for (offset, bytes) in extents(&blank) {
         file.write_all_at(bytes, offset)?;

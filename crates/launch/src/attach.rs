@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use agent_vm_protocol::{ExecFailure, Timings, User};
 
-use crate::boot::Booting;
+use crate::boot::{Booting, Parts};
 use crate::event::{LaunchEvent, LaunchObserver};
 use crate::guest_view::{GuestPathInvalid, guest_path};
 use crate::machine::{Machine, MachineEnded};
 use crate::phases::Phases;
+use crate::prepare::disk_path;
 use crate::request::{LaunchRequest, Streams};
 use crate::session::{self, Command, ExecError, Limits, Session, SessionError, StreamMode};
 
@@ -39,6 +40,12 @@ pub enum AttachError {
     /// The user's terminal or streams.
     #[error(transparent)]
     Streams(session::AttachError),
+    /// The disk was to be kept, but the guest did not make it clean.
+    #[error("the guest did not end in order, so its disk cannot be kept")]
+    NotClean,
+    /// The disk cannot be put where it is kept.
+    #[error("cannot keep the guest's disk")]
+    Keep(#[source] std::io::Error),
 }
 
 /// The guest could not start the program.
@@ -67,7 +74,7 @@ impl Booting {
             services: _services,
         } = self;
         let scale = Scale::of(&parts.request);
-        let command = command(&parts.request, parts.environment)?;
+        let command = command(&parts)?;
         let session = match Session::start(control, boot, scale.limits()).await {
             Ok(session) => session,
             Err(error) => return Err(explain(error, &mut machine, scale).await),
@@ -91,9 +98,24 @@ impl Booting {
             Err(error) => Err(AttachError::Streams(error)),
             Ok(outcome) => Ok(outcome.exit_code()),
         };
-        take_down(session, &mut machine, scale).await;
+        let ending = take_down(session, &mut machine, scale).await;
+        if let (Ok(_), Some(place)) = (&outcome, &parts.keep) {
+            if ending == Ending::Unclear {
+                return Err(AttachError::NotClean);
+            }
+            fs_err::rename(disk_path(&parts.session), place).map_err(AttachError::Keep)?;
+        }
         outcome
     }
+}
+
+/// How sure it is that the guest's disk is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// The guest made its file systems clean and the machine is gone.
+    Clean,
+    /// Something did not go as it should.
+    Unclear,
 }
 
 /// Cuts the boot by the guest's own clock, which ended with `Ready` a moment ago.
@@ -113,20 +135,22 @@ fn cut_boot(phases: &mut Phases, timings: Timings) {
 
 /// Ends the guest in order; a guest that does not end is killed when the machine is dropped. The program has ended, so
 /// nothing that happens here changes its exit code.
-async fn take_down(session: Session, machine: &mut Machine, scale: Scale) {
+async fn take_down(session: Session, machine: &mut Machine, scale: Scale) -> Ending {
     if let Err(error) = session.shutdown(GRACE).await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "the guest was not shut down in order"
         );
-        return;
+        return Ending::Unclear;
     }
     if tokio::time::timeout(scale.apply(POWER_OFF), machine.ended())
         .await
         .is_err()
     {
         tracing::warn!("the machine did not end after its guest stopped");
+        return Ending::Unclear;
     }
+    Ending::Clean
 }
 
 /// A broken session is explained by the end of its machine, where that has ended.
@@ -139,19 +163,17 @@ async fn explain(error: SessionError, machine: &mut Machine, scale: Scale) -> At
     }
 }
 
-fn command(
-    request: &LaunchRequest,
-    env: Vec<(Vec<u8>, Vec<u8>)>,
-) -> Result<Command, GuestPathInvalid> {
+fn command(parts: &Parts) -> Result<Command, GuestPathInvalid> {
     Ok(Command {
-        argv: request
+        argv: parts
+            .request
             .program
             .argv
             .iter()
             .map(|argument| argument.as_bytes().to_vec())
             .collect(),
-        env,
-        cwd: guest_path(request.project.working_directory())?,
+        env: parts.environment.clone(),
+        cwd: guest_path(&parts.working_directory)?,
         user: User::Spec(String::new()),
     })
 }
@@ -165,6 +187,7 @@ fn mode(request: &LaunchRequest) -> StreamMode {
             term: request.terminal_type.clone().into_bytes(),
         },
         Streams::Pipes => StreamMode::Pipes,
+        Streams::Report => StreamMode::Report,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a launch tells while it runs. The launch prints nothing; who started it decides what is shown.
 
+use crate::base::BaseEvent;
 use crate::phases::Phase;
 
 /// Something happened.
@@ -11,6 +12,8 @@ pub enum LaunchEvent<'a> {
     Console(&'a [u8]),
     /// Something does not work that the launch can do without. From the guest: to be escaped.
     Warning(&'a str),
+    /// A base is made, or found to be what was not expected.
+    Base(BaseEvent<'a>),
 }
 
 /// Follows a launch. Called on the launch's thread; must not block.

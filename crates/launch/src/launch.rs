@@ -1,8 +1,12 @@
-//! The whole launch: five calls.
+//! The whole launch: six calls.
 
+use std::io;
+
+use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use crate::attach::AttachError;
+use crate::base::{self, BaseError, Level, Making, Rebuild, SetupCredentials};
 use crate::boot::{BootError, follow_console};
 use crate::event::{LaunchEvent, LaunchObserver};
 use crate::phases::Phases;
@@ -16,6 +20,9 @@ pub enum LaunchError {
     /// It cannot be planned.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// There is no base to begin with.
+    #[error(transparent)]
+    Base(#[from] BaseError),
     /// A part of it cannot be had.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
@@ -27,20 +34,27 @@ pub enum LaunchError {
     Attach(#[from] AttachError),
     /// There is no event loop.
     #[error("cannot start the event loop")]
-    Runtime(#[source] std::io::Error),
+    Runtime(#[source] io::Error),
 }
 
-/// Launches and gives the program's exit code as a shell shows it. Blocks until the machine is gone.
+/// How one machine ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The program's exit code as a shell shows it.
+    pub(crate) code: u8,
+    /// The session's authority, PEM; it is worthless now.
+    pub(crate) ca_pem: String,
+}
+
+/// Launches and gives the program's exit code as a shell shows it. Makes the bases first that are missing. Blocks until
+/// the machine is gone.
 ///
 /// # Errors
 /// See [`LaunchError`].
 pub fn launch(request: LaunchRequest, observer: &dyn LaunchObserver) -> Result<u8, LaunchError> {
     let mut phases = Phases::since(request.diagnostics.started);
     phases.cut("start");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(LaunchError::Runtime)?;
+    let runtime = event_loop()?;
     let outcome = LocalSet::new().block_on(&runtime, run(request, observer, &mut phases));
     phases.cut("teardown");
     for phase in phases.done() {
@@ -49,14 +63,39 @@ pub fn launch(request: LaunchRequest, observer: &dyn LaunchObserver) -> Result<u
     outcome
 }
 
+/// The one thread everything runs on.
+pub(crate) fn event_loop() -> Result<Runtime, LaunchError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(LaunchError::Runtime)
+}
+
 async fn run(
     request: LaunchRequest,
     observer: &dyn LaunchObserver,
     phases: &mut Phases,
 ) -> Result<u8, LaunchError> {
-    let resolved = Resolved::new(request)?;
+    let mut resolved = Resolved::new(request)?;
     phases.cut("resolve");
+    let making = Making {
+        level: Level::Project,
+        rebuild: Rebuild::Missing,
+        credentials: SetupCredentials::Withheld,
+    };
+    resolved.disk.from = base::ready(&resolved, making, observer).await?;
+    phases.cut("base");
+    Ok(run_once(resolved, observer, phases).await?.code)
+}
+
+/// One machine from its parts to its end.
+pub(crate) async fn run_once(
+    resolved: Resolved,
+    observer: &dyn LaunchObserver,
+    phases: &mut Phases,
+) -> Result<Ended, LaunchError> {
     let prepared = resolved.prepare()?;
+    let ca_pem = prepared.egress.ca_pem().to_owned();
     phases.cut("prepare");
     let (booting, console) = prepared.boot()?;
     phases.cut("start machine");
@@ -66,7 +105,7 @@ async fn run(
     let mut console_ended = false;
     loop {
         tokio::select! {
-            outcome = &mut attached => return Ok(outcome?),
+            outcome = &mut attached => return Ok(Ended { code: outcome?, ca_pem }),
             () = &mut console, if !console_ended => console_ended = true,
         }
     }

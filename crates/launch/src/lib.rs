@@ -1,12 +1,13 @@
 //! One launch as typed steps.
 //!
-//! `Resolved` (image known, plan made) → `Prepared` (all parts opened) → `Booting` (machine runs) → attached → the exit
+//! `Resolved` (image known, plan made) → its base ready → `Prepared` (all parts opened) → `Booting` (machine runs) → attached → the exit
 //! code. Each step is a type that owns what it made; dropping one undoes it. Nothing here prints, exits, or reads the
 //! environment: a [`LaunchObserver`] is told what happens.
 
 #![forbid(unsafe_code)]
 
 mod attach;
+mod base;
 mod boot;
 mod console;
 mod event;
@@ -24,6 +25,11 @@ mod resolve;
 pub mod session;
 
 pub use attach::{AttachError, NotStarted};
+pub use base::{
+    BaseError, BaseEvent, BaseId, BaseKind, BaseProject, BaseRecord, BaseStore, BaseStoreError,
+    Bases, Level, ListedBase, Rebuild, Recipe, Scope, SetupReason, SetupRequest, SetupScript,
+    base_shell, expected_bases, make_bases,
+};
 pub use boot::{BootError, Booting};
 pub use event::{LaunchEvent, LaunchObserver};
 pub use guest_view::GuestPathInvalid;
@@ -31,7 +37,9 @@ pub use launch::{LaunchError, launch};
 pub use link::{LinkError, serve_link};
 pub use machine::MachineEnded;
 pub use phases::{Phase, Phases};
-pub use plan::{Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram};
+pub use plan::{
+    Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram, PlannedSetup,
+};
 pub use prepare::{PrepareError, Prepared};
 pub use request::{
     Diagnostics, ImageSource, LaunchRequest, Machine as MachineSize, Mount, NetworkSettings,

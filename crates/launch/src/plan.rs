@@ -8,6 +8,7 @@ use agent_vm_credentials::{Credential, HeaderSpec};
 use agent_vm_policy::HostPattern;
 use serde::Serialize;
 
+use crate::base::Bases;
 use crate::request::{
     LaunchRequest, Machine, Mount, Origin, PolicyPreset, ResolveOverride, ShareKind, Streams,
 };
@@ -19,6 +20,8 @@ pub struct Plan {
     pub program: PlannedProgram,
     /// The image.
     pub image: PlannedImage,
+    /// What was, or will first be, set up on top of the image.
+    pub setup: PlannedSetup,
     /// All host directories and files the guest sees, a parent before what lies below it.
     pub mounts: Vec<Mount>,
     /// Tokens by name; only these hosts receive them, only in this header.
@@ -55,6 +58,17 @@ pub struct PlannedImage {
     pub reference: String,
     /// What the reference means in the local store; absent when it was never pulled.
     pub digest: Option<String>,
+}
+
+/// What was set up on top of the image, once for many launches: the steps in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PlannedSetup {
+    /// The user's.
+    pub user: Vec<String>,
+    /// The project's.
+    pub project: Vec<String>,
+    /// Whether it is passed over, and the program runs on the bare image.
+    pub ignored: bool,
 }
 
 /// A token, without the token.
@@ -115,6 +129,11 @@ impl Plan {
             image: PlannedImage {
                 reference: request.image.reference.clone(),
                 digest: image_digest,
+            },
+            setup: PlannedSetup {
+                user: request.setup.user.titles(),
+                project: request.setup.project.titles(),
+                ignored: request.setup.bases == Bases::Ignore,
             },
             mounts: mounts(request),
             credentials: request

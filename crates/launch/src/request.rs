@@ -13,6 +13,8 @@ use agent_vm_policy::HostName;
 use agent_vm_state::{HostDirectories, Project};
 use serde::Serialize;
 
+use crate::base::SetupRequest;
+
 /// One launch.
 #[derive(Debug, Clone)]
 pub struct LaunchRequest {
@@ -26,6 +28,8 @@ pub struct LaunchRequest {
     pub program: Program,
     /// The image it runs in.
     pub image: ImageSource,
+    /// What was set up on top of the image, once for many launches.
+    pub setup: SetupRequest,
     /// The virtual machine.
     pub machine: Machine,
     /// Tokens and what the guest gets in their stead.
@@ -152,6 +156,8 @@ pub enum Streams {
     Terminal,
     /// Three separate byte streams.
     Pipes,
+    /// No input; both outputs go to standard error.
+    Report,
 }
 
 /// What is shown besides the program's own output, and how patient the launch is.

@@ -1,6 +1,7 @@
 //! First step: what is asked for is looked up, and everything that can be wrong on the host is found before anything
 //! is started. Needs no network.
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use agent_vm_image::{ApiMismatch, Image, Reference, ReferenceError, Store, StoreError, check_api};
@@ -18,6 +19,17 @@ pub struct Resolved {
     pub(crate) plan: Plan,
     pub(crate) store: Store,
     pub(crate) image: Image,
+    pub(crate) disk: DiskPlan,
+}
+
+/// How the writable disk begins and what becomes of it.
+#[derive(Debug, Default)]
+pub(crate) struct DiskPlan {
+    /// It begins as a clone of this one; without, empty.
+    pub(crate) from: Option<File>,
+    /// Where it goes when the guest ended in order; without, it is removed with the session. What belongs to the
+    /// session is kept out of a disk that stays.
+    pub(crate) keep: Option<PathBuf>,
 }
 
 /// Why a launch cannot be planned.
@@ -91,6 +103,7 @@ impl Resolved {
             plan,
             store,
             image,
+            disk: DiskPlan::default(),
         })
     }
 

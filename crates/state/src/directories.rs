@@ -67,6 +67,13 @@ impl HostDirectories {
         self.state.join("sessions")
     }
 
+    /// Disks that setup scripts made of images, which launches are cloned from. Beside the sessions, so that both are on
+    /// one file system.
+    #[must_use]
+    pub fn bases(&self) -> PathBuf {
+        self.state.join("bases")
+    }
+
     /// What a project keeps from launch to launch.
     #[must_use]
     pub fn project(&self, id: &ProjectId) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use agent_vm_launch::session::failure_exit_code;
 use agent_vm_launch::{
-    AttachError, BootError, LaunchError, LinkError, MachineEnded, PrepareError, ResolveError,
+    AttachError, BaseError, BootError, LaunchError, LinkError, MachineEnded, PrepareError, ResolveError,
 };
 use agent_vm_vmm::ExitReason;
 
@@ -16,6 +16,7 @@ impl From<LaunchError> for CommandError {
     fn from(error: LaunchError) -> Self {
         let (kind, hint) = match &error {
             LaunchError::Resolve(error) => resolve(error),
+            LaunchError::Base(error) => base(error),
             LaunchError::Prepare(error) => prepare(error),
             LaunchError::Boot(error) => boot(error),
             LaunchError::Attach(error) => attach(error),
@@ -49,7 +50,9 @@ fn exit_code(error: &LaunchError) -> u8 {
         LaunchError::Attach(AttachError::NotStarted(refused)) => {
             failure_exit_code(&refused.failure).unwrap_or(exit_code::FAILED)
         }
+        LaunchError::Base(BaseError::Interrupted { signal }) => 128_u8.saturating_add(*signal),
         LaunchError::Attach(_)
+        | LaunchError::Base(_)
         | LaunchError::Resolve(_)
         | LaunchError::Prepare(_)
         | LaunchError::Boot(_)
@@ -62,7 +65,35 @@ fn attach(error: &AttachError) -> (Kind, Option<String>) {
         AttachError::Machine(ended) => machine(ended),
         AttachError::Guest(_) => (Kind::Guest, Some(VERBOSE_HINT.to_owned())),
         AttachError::NotStarted(_) | AttachError::Path(_) => (Kind::User, None),
-        AttachError::Streams(_) => (Kind::Host, None),
+        AttachError::Streams(_) | AttachError::Keep(_) => (Kind::Host, None),
+        AttachError::NotClean => (Kind::Guest, Some(VERBOSE_HINT.to_owned())),
+    }
+}
+
+fn base(error: &BaseError) -> (Kind, Option<String>) {
+    let without = "--no-setup launches on the bare image";
+    match error {
+        BaseError::Ended { .. } => (
+            Kind::Guest,
+            Some(format!(
+                "correct the script; {without}; `agent-vm base apply --secret …` runs it with credentials"
+            )),
+        ),
+        BaseError::Leftover { .. } => (
+            Kind::Guest,
+            Some(
+                "let the script use what it gets in variables and write it into no file; deleted files count"
+                    .to_owned(),
+            ),
+        ),
+        BaseError::Run { .. } => (Kind::Guest, Some(without.to_owned())),
+        BaseError::Store(_) | BaseError::Disk(_) => (
+            Kind::Host,
+            Some("is the disk full, or the state directory not yours?".to_owned()),
+        ),
+        BaseError::Gone { .. } => (Kind::User, Some("start again: it is made anew".to_owned())),
+        BaseError::Interrupted { .. } => (Kind::User, None),
+        BaseError::Wait(_) => (Kind::Host, None),
     }
 }
 

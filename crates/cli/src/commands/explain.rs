@@ -110,6 +110,12 @@ fn render(plan: &Plan) -> String {
             .as_deref()
             .unwrap_or("not on this machine: `agent-vm pull` gets it"),
     );
+    for (name, steps) in [("setup", &plan.setup.user), ("", &plan.setup.project)] {
+        list(&mut line, name, steps.iter().cloned());
+    }
+    if plan.setup.ignored {
+        line("setup", "none: the bare image  (--no-setup)");
+    }
     let machine = &plan.machine;
     let memory = ByteSize::from_mib(machine.memory_mib.into());
     line("memory", &format!("{memory}{}", origin("memory")));

@@ -3,10 +3,14 @@
 use std::cell::RefCell;
 
 use agent_vm_credentials::Notice;
-use agent_vm_launch::{LaunchEvent, LaunchObserver, LaunchRequest, Phase, Streams, launch};
+use agent_vm_launch::{
+    BaseEvent, LaunchError, LaunchEvent, LaunchObserver, LaunchRequest, Phase, SetupReason,
+    Streams, launch,
+};
 
-use crate::args::Target;
+use crate::args::{ByteSize, Target};
 use crate::command_error::CommandError;
+use crate::commands::base::whose;
 use crate::commands::explain::{Format, explain};
 use crate::host_facts::HostFacts;
 use crate::launch_request::{Context, Typed, build};
@@ -41,6 +45,18 @@ pub(crate) fn run(context: &Context, typed: &Typed<'_>, ui: Ui) -> Result<u8, Co
 /// # Errors
 /// The launch's.
 pub(crate) fn launch_shown(request: LaunchRequest, ui: Ui) -> Result<u8, CommandError> {
+    shown(request, ui, launch)
+}
+
+/// Runs something that launches, and shows what happens.
+///
+/// # Errors
+/// The launch's.
+pub(crate) fn shown<T>(
+    request: LaunchRequest,
+    ui: Ui,
+    run: impl FnOnce(LaunchRequest, &dyn LaunchObserver) -> Result<T, LaunchError>,
+) -> Result<T, CommandError> {
     let profile = request.diagnostics.profile;
     let shown = Shown {
         ui,
@@ -48,7 +64,7 @@ pub(crate) fn launch_shown(request: LaunchRequest, ui: Ui) -> Result<u8, Command
         terminal: request.streams == Streams::Terminal,
         state: RefCell::default(),
     };
-    let result = launch(request, &shown);
+    let result = run(request, &shown);
     shown.finish(profile);
     Ok(result?)
 }
@@ -99,7 +115,53 @@ impl LaunchObserver for Shown {
             }
             LaunchEvent::Console(_) => {}
             LaunchEvent::Warning(text) => self.ui.warn(&harmless(text)),
+            LaunchEvent::Base(event) => tell_base(&event, self.ui),
         }
+    }
+}
+
+fn tell_base(event: &BaseEvent<'_>, ui: Ui) {
+    match event {
+        BaseEvent::Making {
+            level,
+            reason,
+            steps,
+        } => {
+            let steps = harmless(&steps.join(", "));
+            let whose = whose(*level);
+            ui.status(&match stale(*reason) {
+                None => format!("setting up {whose}: {steps}"),
+                Some(why) => format!("{whose} is stale, {why}: setting it up again: {steps}"),
+            });
+        }
+        BaseEvent::Made { level, took } => {
+            let seconds = took.as_secs_f64();
+            ui.status(&format!("{} is ready ({seconds:.1} s)", whose(*level)));
+        }
+        BaseEvent::Waiting { level } => ui.status(&format!(
+            "waiting for another launch, which sets up {}",
+            whose(*level)
+        )),
+        BaseEvent::Stray { record } => {
+            ui.warn(&format!(
+                "changes kept in {} are not used: what they were made on has changed",
+                whose(record.level)
+            ));
+            ui.hint("make them again in `agent-vm base shell`, or forget them by `agent-vm base reset`");
+        }
+        BaseEvent::LargerDisk { bytes } => ui.warn(&format!(
+            "the disk has {}, because its base has",
+            ByteSize::from_mib(bytes >> 20)
+        )),
+    }
+}
+
+fn stale(reason: SetupReason) -> Option<&'static str> {
+    match reason {
+        SetupReason::First | SetupReason::Asked => None,
+        SetupReason::ImageChanged => Some("the image changed"),
+        SetupReason::BelowChanged => Some("what it stands on changed"),
+        SetupReason::RecipeChanged => Some("its scripts or packages changed"),
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use agent_vm_agents::AgentId;
 use agent_vm_credentials::Collected;
 use agent_vm_launch::{
-    Diagnostics, ImageSource, LaunchRequest, MachineSize, NetworkSettings, Program, ShareAccess,
-    Streams,
+    Bases, Diagnostics, ImageSource, LaunchRequest, MachineSize, NetworkSettings, Program,
+    SetupRequest, ShareAccess, Streams,
 };
 use agent_vm_state::{HostDirectories, Project};
 
@@ -73,6 +73,10 @@ fn request(
         image: ImageSource {
             reference: settings.image,
             store: directories.images(),
+        },
+        setup: SetupRequest {
+            bases: Bases::Ignore,
+            ..SetupRequest::default()
         },
         machine: MachineSize {
             vcpus: settings.vcpus,

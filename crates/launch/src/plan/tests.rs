@@ -51,6 +51,7 @@ pub(crate) fn request(project: &Path) -> LaunchRequest {
             reference: "a:b".to_owned(),
             store: "/store".into(),
         },
+        setup: crate::base::SetupRequest::default(),
         machine: Machine {
             vcpus: 1,
             memory_mib: 256,

@@ -35,6 +35,8 @@ pub enum StreamMode {
     },
     /// Three streams.
     Pipes,
+    /// No input; both outputs go to standard error, because standard output belongs to another program.
+    Report,
 }
 
 impl StreamMode {
@@ -96,9 +98,9 @@ pub async fn attach(
     mode: StreamMode,
 ) -> Result<Outcome, AttachError> {
     let mut signals = UserSignals::listen().map_err(AttachError::Streams)?;
-    let streams = UserStreams::open().map_err(AttachError::Streams)?;
+    let streams = UserStreams::open(&mode).map_err(AttachError::Streams)?;
     let (program, terminal) = match mode {
-        StreamMode::Pipes => (session.exec(command, None).await?, None),
+        StreamMode::Pipes | StreamMode::Report => (session.exec(command, None).await?, None),
         StreamMode::Terminal { term } => {
             let terminal = RawTerminal::enter_guarded(io::stdin())?;
             let tty = Tty {
@@ -119,8 +121,16 @@ pub(super) struct UserStreams {
 }
 
 impl UserStreams {
-    fn open() -> io::Result<Self> {
-        Self::of(io::stdin(), io::stdout(), io::stderr())
+    fn open(mode: &StreamMode) -> io::Result<Self> {
+        match mode {
+            StreamMode::Terminal { .. } | StreamMode::Pipes => {
+                Self::of(io::stdin(), io::stdout(), io::stderr())
+            }
+            StreamMode::Report => {
+                let nothing = fs_err::File::open("/dev/null")?;
+                Self::of(nothing.file(), io::stderr(), io::stderr())
+            }
+        }
     }
 
     pub(super) fn of(stdin: impl AsFd, stdout: impl AsFd, stderr: impl AsFd) -> io::Result<Self> {
