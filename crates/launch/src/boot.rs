@@ -1,6 +1,7 @@
 //! Third step: the network runs, the virtual machine runs, the guest has its mounts and says it is ready.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use agent_vm_egress::Egress;
@@ -14,6 +15,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use crate::base::keep_session_in_memory;
 use crate::console::Console;
 use crate::event::{LaunchEvent, LaunchObserver};
 use crate::guest_view::{GuestPathInvalid, boot};
@@ -37,7 +39,10 @@ pub struct Booting {
 pub(crate) struct Parts {
     pub(crate) request: LaunchRequest,
     pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) _session: SessionDirectory,
+    pub(crate) working_directory: PathBuf,
+    pub(crate) session: SessionDirectory,
+    /// Where the disk goes when the guest ended in order.
+    pub(crate) keep: Option<PathBuf>,
     /// The image stays while the machine runs.
     pub(crate) _lease: Lease,
 }
@@ -77,13 +82,16 @@ impl Prepared {
         let request = resolved.request;
         let config = gateway_config(&request);
         let link = (&config.addresses, config.mtu);
-        let boot = boot(
+        let mut boot = boot(
             &request,
             &resolved.plan,
             &resolved.image,
             link,
             egress.ca_pem(),
         )?;
+        if resolved.disk.keep.is_some() {
+            keep_session_in_memory(&mut boot);
+        }
         let environment = guest_view::environment(&request, &resolved.image.config.env);
 
         let mut services = JoinSet::new();
@@ -110,7 +118,9 @@ impl Prepared {
         let parts = Parts {
             request,
             environment,
-            _session: session,
+            working_directory: resolved.plan.program.working_directory,
+            session,
+            keep: resolved.disk.keep,
             _lease: lease,
         };
         Ok((
