@@ -136,12 +136,13 @@ fn become_machine(control: &mut Control, mut timings: Timings) -> Result<Guest, 
         tree,
         disk,
         grow_failure,
+        mut warnings,
     } = root::assemble(boot.root, &boot.shares)?;
     root::switch()?;
     timings.mounted_ns = now();
     network::configure(boot.network.as_ref())?;
     timings.network_ns = now();
-    let mut warnings = kernel_settings::apply(&boot.sysctls);
+    warnings.extend(kernel_settings::apply(&boot.sysctls));
     warnings.extend(identity::establish(&tree, &boot)?);
     warnings.extend(grow_failure.map(|error| format!("cannot grow the disk: {error}")));
     timings.ready_ns = now();

@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 pub mod control;
+pub mod data_root;
 pub mod engine;
 pub mod identity;
 pub mod init;
