@@ -10,35 +10,21 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::ci::TestsFailed;
-use crate::lab::{self, Ending, LabArguments, Programs};
+use crate::lab::Programs;
 use crate::tee::Tee;
 use crate::totals::Totals;
 use crate::{build, kvm, setup, shell, vendor};
 
+mod lab_run;
+
 const PACKAGE: &str = "agent-vm-boot-tests";
-
-/// How long all cases may take in the emulated host, in seconds.
-const LAB_TIMEOUT_SECONDS: u64 = 2400;
-
-/// The cases' runner in the emulated host. The store goes to a place the user may write to. $1…: filters.
-const LAB_SCRIPT: &str = r#"set -u
-cp -r /files/boot/store /home/user/boot-store
-chown -R user:user /home/user/boot-store
-export AGENT_VM_BOOT_TESTS=1 AGENT_VM_BOOT_STORE=/home/user/boot-store
-export AGENT_VM_BOOT_HELPERS=/files/boot/helpers AGENT_VM_BOOT_IMAGE="$(cat /files/boot/image)"
-status=0
-for case in /files/boot/cases/*; do
-    "$case" --test-threads=1 --nocapture --color=never "$@" || status=1
-done
-exit $status
-"#;
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct BootArguments {
     /// Use the emulated host even when guests run here.
     #[arg(long)]
     lab: bool,
-    /// Arguments for the test binaries: filters, --skip, --list.
+    /// Arguments for the test binaries: filters, --skip.
     #[arg(last = true)]
     filters: Vec<String>,
 }
@@ -68,7 +54,7 @@ pub(crate) fn cases(arguments: &BootArguments) -> Result<Totals> {
     } else {
         kvm::probe(&agent_vm)?
     };
-    let (said, succeeded) = match verdict {
+    let (totals, succeeded) = match verdict {
         Ok(word) => {
             println!("boot: guests run here ({word}), so the cases do");
             natively(&stage, &agent_vm, &kernel, arguments)?
@@ -79,10 +65,9 @@ pub(crate) fn cases(arguments: &BootArguments) -> Result<Totals> {
                 agent_vm: Some(agent_vm),
                 kernel: Some(kernel),
             };
-            in_lab(&stage, &programs, arguments)?
+            lab_run::run(&stage, &programs, arguments)?
         }
     };
-    let totals = Totals::from_libtest(&said);
     if !succeeded || totals.failed > 0 {
         return Err(TestsFailed(totals).into());
     }
@@ -146,34 +131,12 @@ pub(crate) fn pull_small_image(agent_vm: &Path, store: &Path) -> Result<String> 
     Ok(reference)
 }
 
-fn in_lab(stage: &Stage, programs: &Programs, arguments: &BootArguments) -> Result<(String, bool)> {
-    let quoted: Vec<_> = arguments
-        .filters
-        .iter()
-        .map(|filter| shell::quote(filter))
-        .collect();
-    let lab = LabArguments {
-        smp: 2,
-        files: vec![stage.directory.clone()],
-        timeout: LAB_TIMEOUT_SECONDS,
-        root: true,
-        script: vec![format!("set -- {}\n{LAB_SCRIPT}", quoted.join(" "))],
-        ..LabArguments::default()
-    };
-    let mut said = Tee::new(std::io::stdout());
-    let ending = lab::start(&lab, programs, &mut said)?;
-    match ending {
-        Ending::Exited { status, .. } => Ok((said.text(), status == 0)),
-        Ending::TimedOut => bail!("boot: the cases did not end within {LAB_TIMEOUT_SECONDS} s"),
-    }
-}
-
 fn natively(
     stage: &Stage,
     agent_vm: &Path,
     kernel: &Path,
     arguments: &BootArguments,
-) -> Result<(String, bool)> {
+) -> Result<(Totals, bool)> {
     let mut said = Tee::new(std::io::stdout());
     let mut succeeded = true;
     for entry in fs_err::read_dir(stage.directory.join("cases"))? {
@@ -193,5 +156,5 @@ fn natively(
         std::io::copy(&mut stdout, &mut said)?;
         succeeded &= child.wait()?.success();
     }
-    Ok((said.text(), succeeded))
+    Ok((Totals::from_libtest(&said.text()), succeeded))
 }

@@ -59,7 +59,11 @@ pub(crate) fn run() -> Result<ExitCode> {
             Err(error) => {
                 succeeded = false;
                 let found = error.downcast_ref::<TestsFailed>().map(|failed| failed.0);
-                totals += found.unwrap_or_default();
+                // A phase that failed without running tests counts as one, so that the last line never looks good.
+                totals += found.unwrap_or(Totals {
+                    failed: 1,
+                    ..Totals::default()
+                });
                 eprintln!("error: {error:#}");
                 report.push(line(name, took, "FAILED"));
             }

@@ -9,6 +9,7 @@
 mod base;
 mod machine;
 mod modules;
+mod pulse;
 mod run_disk;
 
 use std::io::Write;
@@ -31,6 +32,9 @@ const DEFAULT_TIMEOUT_SECONDS: u64 = 900;
 
 /// The exit status for a script that did not end in time, as of `timeout(1)`.
 const TIMED_OUT: u8 = 124;
+
+/// How many emulated hosts one run may lose to the emulator.
+pub(crate) const MAX_HOSTS: usize = 3;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LabArguments {
@@ -92,6 +96,15 @@ pub(crate) enum Ending {
     TimedOut,
 }
 
+/// What became of one emulated host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// It did its work.
+    Ended(Ending),
+    /// The emulator lost this processor: nothing ran on it any more. Not the script's fault.
+    Stalled { processor: u8 },
+}
+
 /// The task: runs the script and takes over its status.
 ///
 /// # Errors
@@ -139,14 +152,35 @@ impl Programs {
 }
 
 /// Boots the emulated host and waits for the script's end; what it prints goes to `stdout`. Needs [`setup::run`] first.
+/// A host that the emulator loses is replaced: the script begins anew, and what it printed stays printed.
 ///
 /// # Errors
-/// When the lab cannot be made or the emulated host dies before the script ends.
+/// When the lab cannot be made, the emulated host dies before the script ends, or too many were lost.
 pub(crate) fn start(
     arguments: &LabArguments,
     programs: &Programs,
     stdout: &mut dyn Write,
 ) -> Result<Ending> {
+    for _ in 0..MAX_HOSTS {
+        match attempt(arguments, programs, stdout)? {
+            Attempt::Ended(ending) => return Ok(ending),
+            Attempt::Stalled { processor } => eprintln!(
+                "lab: the emulator lost processor {processor} of the emulated host; the script begins anew"
+            ),
+        }
+    }
+    bail!("{MAX_HOSTS} emulated hosts were lost by the emulator")
+}
+
+/// [`start`] with one emulated host.
+///
+/// # Errors
+/// When the lab cannot be made or the emulated host dies before the script ends.
+pub(crate) fn attempt(
+    arguments: &LabArguments,
+    programs: &Programs,
+    stdout: &mut dyn Write,
+) -> Result<Attempt> {
     if arguments.icount && arguments.smp != 1 {
         bail!("--icount needs one processor");
     }
@@ -162,7 +196,10 @@ pub(crate) fn start(
     )?;
     run_disk::make(directory.path(), arguments, programs)?;
     let prepared = clock.elapsed();
-    let ending = machine::run(&base, directory.path(), arguments, stdout)?;
+    let ending = match machine::run(&base, directory.path(), arguments, stdout)? {
+        Attempt::Ended(ending) => ending,
+        stalled @ Attempt::Stalled { .. } => return Ok(stalled),
+    };
     if let (Some(out), Ending::Exited { .. }) = (&arguments.out, ending) {
         fs_err::create_dir_all(out)?;
         let mut tar = shell::tool("tar");
@@ -176,7 +213,7 @@ pub(crate) fn start(
         let total = clock.elapsed();
         eprintln!("lab: prepared {prepared:.1?}, booted {boot:.1?}, all {total:.1?}");
     }
-    Ok(ending)
+    Ok(Attempt::Ended(ending))
 }
 
 /// Removes what runs left that were killed: their process is gone.

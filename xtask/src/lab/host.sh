@@ -43,6 +43,19 @@ copy_stdout=$!
 cat /run/stderr >/run/lab-stderr &
 copy_stderr=$!
 
+# Each processor says that it runs: the emulator can lose one for ever, and what waits for it then waits for ever too.
+if [ -n "$LAB_PULSE" ]; then
+    mkfifo /run/pulse
+    cat /run/pulse >/run/lab-pulse &
+    exec 9>/run/pulse
+    processor=0
+    while [ -e "/sys/devices/system/cpu/cpu$processor" ]; do
+        taskset -c "$processor" sh -c "while echo $processor >&9; do sleep $LAB_PULSE; done" &
+        processor=$((processor + 1))
+    done
+    exec 9>&-
+fi
+
 cd "/${LAB_HOME#/}" || cd /
 if [ "$LAB_USER" = root ]; then
     become="setsid -w env"

@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::base::Base;
-use super::{Ending, LabArguments, run_disk};
+use super::pulse::Pulse;
+use super::{Attempt, Ending, LabArguments, run_disk};
 use crate::shell;
 
 /// How often new output is passed on.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Ports of the virtual serial device; each leads to a file of that name in the directory of the run.
-const PORTS: &[&str] = &["stdout", "stderr", "status", "out"];
+const PORTS: &[&str] = &["stdout", "stderr", "status", "out", "pulse"];
 
 /// How many lines of the kernel's log are shown when the emulated host dies.
 const CONSOLE_LINES: usize = 60;
@@ -30,7 +31,7 @@ pub(crate) fn run(
     directory: &Path,
     arguments: &LabArguments,
     stdout: &mut dyn Write,
-) -> Result<Ending> {
+) -> Result<Attempt> {
     // Names within the directory: QEMU's option syntax gives commas in paths a meaning.
     symlink(&base.kernel, directory.join("kernel"))?;
     symlink(&base.initramfs, directory.join("initramfs"))?;
@@ -43,23 +44,29 @@ pub(crate) fn run(
     let mut child = command(directory, arguments)
         .spawn()
         .context("cannot start qemu-system-x86_64")?;
+    let mut pulse = Tail::open(&directory.join("pulse"), Pulse::new(arguments.smp))?;
     let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
     loop {
         let ended = child.try_wait()?;
         stdout.pass_on()?;
         stderr.pass_on()?;
+        pulse.pass_on()?;
         if ended.is_some() {
             break;
         }
+        if let Some(processor) = pulse.to.lost(Instant::now()) {
+            end(&mut child)?;
+            return Ok(Attempt::Stalled { processor });
+        }
         if Instant::now() > deadline {
             end(&mut child)?;
-            return Ok(Ending::TimedOut);
+            return Ok(Attempt::Ended(Ending::TimedOut));
         }
         std::thread::sleep(POLL);
     }
     let status = fs_err::read_to_string(directory.join("status"))?;
     match parse_status(&status) {
-        Some(ending) => Ok(ending),
+        Some(ending) => Ok(Attempt::Ended(ending)),
         None => bail!(
             "the emulated host died; its console said\n{}",
             console_tail(directory)

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{LabArguments, Programs, TIMEOUT_SCALE};
+use super::{LabArguments, Programs, TIMEOUT_SCALE, pulse};
 use crate::shell;
 
 const HOST_SCRIPT: &str = include_str!("host.sh");
@@ -67,7 +67,15 @@ fn environment(arguments: &LabArguments) -> String {
         ("user", "/home/user")
     };
     let out = if arguments.out.is_some() { "1" } else { "" };
-    format!("LAB_USER={user}\nLAB_HOME={home}\nLAB_OUT={out}\nLAB_TIMEOUT_SCALE={TIMEOUT_SCALE}\n")
+    // Counted instructions are for measuring: nothing else runs there.
+    let pulse = if arguments.icount {
+        String::new()
+    } else {
+        pulse::INTERVAL.as_secs().to_string()
+    };
+    format!(
+        "LAB_USER={user}\nLAB_HOME={home}\nLAB_OUT={out}\nLAB_PULSE={pulse}\nLAB_TIMEOUT_SCALE={TIMEOUT_SCALE}\n"
+    )
 }
 
 /// Copies a file or tree with its links, modes and times; owners stay when we may set them.
