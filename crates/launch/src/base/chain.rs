@@ -134,7 +134,7 @@ fn key(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::base::{BaseKind, SetupScript};
 

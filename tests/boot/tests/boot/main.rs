@@ -6,6 +6,7 @@
     reason = "tests start programs as a user does"
 )]
 
+mod bases;
 mod confinement;
 mod credentials;
 mod egress;
