@@ -3,12 +3,13 @@
 //! ```text
 //! channel → count + SHA-256 (compressed digest) → gzip | zstd | plain → count + SHA-256 (diff id) → tar → EROFS → fsync → rename
 //! ```
-//! Runs on a blocking thread. Memory: the channel, the decoder's window (≤ 128 MiB by the frame's own wish, 8 MiB as usual), one write
-//! buffer, and the names and attributes of the layer's files. The file is published only after both digests are known to be right.
+//! Runs on a blocking thread. Memory: the channel, the decoder's window (8 MiB as usual; all layers together hold what [`WindowBudget`]
+//! allows), one write buffer, and the names and attributes of the layer's files. The file is published only after both digests are known
+//! to be right. Nothing of an unfinished layer outlives its pull: a broken connection is resumed, an ended process begins the layer anew.
 
-use std::io;
+use std::io::{self, BufReader};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::archive::Archive;
@@ -20,12 +21,22 @@ use crate::registry::RegistryError;
 use crate::store::{LayerLock, Store};
 
 mod decode;
+mod output;
 mod source;
+mod window;
+mod zstd_frames;
 
-pub(crate) use source::Source;
+pub(crate) use source::{Batch, Source};
+pub(crate) use window::WindowBudget;
 
-/// Chunks between the network and the converter; hyper's chunks have up to 64 KiB or so.
-const CHANNEL_CHUNKS: usize = 32;
+use output::PacedFile;
+
+/// Bytes that go to the converter together.
+pub(crate) const BATCH_BYTES: usize = 256 << 10;
+/// Batches between the network and the converter.
+const CHANNEL_BATCHES: usize = 4;
+/// What is decoded ahead for headers and small files, in bytes; the contents of larger files go past this buffer.
+const HEADER_BUFFER: usize = 64 << 10;
 /// The most bytes of an uncompressed archive: all contents, headers and padding.
 const MAX_ARCHIVE_BYTES: u64 = 24 << 30;
 
@@ -103,11 +114,13 @@ pub(crate) struct Job {
     pub(crate) diff_id: ImageDigest,
     /// Held until the layer is published.
     pub(crate) lock: LayerLock,
+    /// Shared by all layers of the pull.
+    pub(crate) windows: Arc<WindowBudget>,
 }
 
 /// The way from the network to [`convert`].
-pub(crate) fn channel(blob: Blob) -> (mpsc::Sender<Bytes>, Source) {
-    let (sender, receiver) = mpsc::channel(CHANNEL_CHUNKS);
+pub(crate) fn channel(blob: Blob) -> (mpsc::Sender<Batch>, Source) {
+    let (sender, receiver) = mpsc::channel(CHANNEL_BATCHES);
     (sender, Source::new(receiver, blob.size))
 }
 
@@ -117,10 +130,17 @@ pub(crate) fn convert(store: &Store, job: Job, source: Source) -> Result<(), Lay
         layer,
         diff_id,
         lock,
+        windows,
     } = job;
     let written = |source| LayerError::Write { source };
     let file = store.temporary().map_err(written)?;
-    let made = transform(source, layer, diff_id, file.as_file(), Limits::default()).map(drop);
+    let stream = Stream {
+        source,
+        layer,
+        diff_id,
+        windows,
+    };
+    let made = transform(stream, PacedFile::new(file.as_file()), Limits::default()).map(drop);
     made.and_then(|()| {
         store
             .publish(file, &store.layer_path(diff_id))
@@ -130,32 +150,44 @@ pub(crate) fn convert(store: &Store, job: Job, source: Source) -> Result<(), Lay
     Ok(())
 }
 
+/// Compressed bytes and what they must be.
+pub(crate) struct Stream {
+    pub(crate) source: Source,
+    pub(crate) layer: LayerBlob,
+    pub(crate) diff_id: ImageDigest,
+    pub(crate) windows: Arc<WindowBudget>,
+}
+
 /// [`convert`] into any output, without a store.
 pub(crate) fn transform<O: BlockOutput>(
-    source: Source,
-    layer: LayerBlob,
-    diff_id: ImageDigest,
+    stream: Stream,
     output: O,
     limits: Limits,
 ) -> Result<O, LayerError> {
+    let Stream {
+        source,
+        layer,
+        diff_id,
+        windows,
+    } = stream;
     let compression = decode::name(layer.compression);
     let undecodable = |source| LayerError::Decode {
         compression,
         source,
     };
-    let content =
-        decode::Content::new(source, layer.compression, MAX_ARCHIVE_BYTES).map_err(undecodable)?;
-    let mut archive = Archive::new(content);
+    let content = decode::Content::new(source, layer.compression, windows, MAX_ARCHIVE_BYTES);
+    let mut archive = Archive::new(BufReader::with_capacity(HEADER_BUFFER, content));
     let mut data = DataWriter::new(output);
     let converted = convert::convert(&mut archive, &mut data, limits);
-    let mut content = archive.into_inner();
+    let mut buffered = archive.into_inner();
     // What follows the end of the archive belongs to the digests.
     let converted = converted.map_err(|source| LayerError::Content { source });
     let read = converted.and_then(|tree| {
-        io::copy(&mut content, &mut io::sink())
+        io::copy(&mut buffered, &mut io::sink())
             .map(|_| tree)
             .map_err(undecodable)
     });
+    let mut content = buffered.into_inner();
     let failure = content.take_failure();
     if failure.is_some()
         || matches!(

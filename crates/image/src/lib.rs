@@ -29,14 +29,15 @@ mod tree;
 pub use archive::ArchiveError;
 pub use convert::{ConvertError, PathError};
 pub use digest::{DigestParseError, ImageDigest};
-pub use disk::{DiskError, MAX_DISK_BYTES, MIN_DISK_BYTES};
+pub use disk::{CloneMethod, DiskError, MAX_DISK_BYTES, MIN_DISK_BYTES, clone_disk};
 pub use escape::Escaped;
 pub use gc::{PruneMode, PruneScope, RemoveError, Removed};
 pub use image::{ApiMismatch, IMAGE_API_LABEL, Image, ImageConfig, check_api};
 pub use layer::{LayerError, fuzz_tar};
 pub use manifest::{Architecture, ManifestError, fuzz_manifest};
 pub use pull::{
-    LayerSummary, PlainHttp, Proxies, PullError, PullEvent, PullObserver, PullOptions, pull,
+    AuthSources, LayerSummary, PlainHttp, Proxies, PullError, PullEvent, PullObserver, PullOptions,
+    pull,
 };
 pub use reference::{Reference, ReferenceError};
 pub use registry::{CredentialError, RegistryError};

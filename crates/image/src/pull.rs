@@ -4,6 +4,8 @@
 //! it downloads; a broken connection is resumed where it broke, the decoder never notices. Nothing is recorded until every layer is
 //! complete, verified and durable. Dropping the future ends the pull; what is unfinished removes itself.
 
+use std::cmp::Reverse;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -11,12 +13,12 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::config;
 use crate::digest::ImageDigest;
 use crate::image::Image;
-use crate::layer::{self, LayerError};
+use crate::layer::{self, LayerError, WindowBudget};
 use crate::manifest::{
     self, Blob, Document, LayerBlob, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, ManifestError,
 };
 use crate::reference::Reference;
-use crate::registry::{Body as _, HttpRegistry, Registry, RegistryError};
+use crate::registry::{Body as _, HttpRegistry, Registry, RegistryError, Start};
 use crate::store::{Claim, Resolved, Store, StoreError};
 
 mod download;
@@ -25,7 +27,9 @@ mod options;
 mod retry;
 
 pub use error::PullError;
-pub use options::{LayerSummary, PlainHttp, Proxies, PullEvent, PullObserver, PullOptions};
+pub use options::{
+    AuthSources, LayerSummary, PlainHttp, Proxies, PullEvent, PullObserver, PullOptions,
+};
 
 use retry::Retry;
 
@@ -73,6 +77,14 @@ pub(crate) struct Pull<'a> {
     pub(crate) observer: &'a dyn PullObserver,
 }
 
+/// One layer to be had.
+#[derive(Clone, Copy)]
+struct LayerJob {
+    index: usize,
+    layer: LayerBlob,
+    diff_id: ImageDigest,
+}
+
 /// [`pull`] from any registry.
 pub(crate) async fn pull_from(
     registry: &impl Registry,
@@ -111,9 +123,20 @@ pub(crate) async fn pull_from(
         digest,
         layers: &layers,
     });
-    let jobs = manifest.layers.iter().zip(&parsed.diff_ids).enumerate();
+    let jobs = manifest.layers.iter().zip(parsed.diff_ids).enumerate();
+    let mut jobs: Vec<_> = jobs
+        .map(|(index, (&layer, diff_id))| LayerJob {
+            index,
+            layer,
+            diff_id,
+        })
+        .collect();
+    // The largest first: what is long must not begin last.
+    jobs.sort_by_key(|job| Reverse(job.layer.blob.size));
+    let windows = WindowBudget::new();
     stream::iter(
-        jobs.map(|(index, (layer, &diff_id))| pull.layer(registry, index, *layer, diff_id)),
+        jobs.into_iter()
+            .map(|job| pull.layer(registry, job, Arc::clone(&windows))),
     )
     .buffer_unordered(pull.options.concurrent_layers.max(1))
     .try_collect::<()>()
@@ -214,10 +237,14 @@ impl Pull<'_> {
     async fn layer(
         &self,
         registry: &impl Registry,
-        index: usize,
-        layer: LayerBlob,
-        diff_id: ImageDigest,
+        job: LayerJob,
+        windows: Arc<WindowBudget>,
     ) -> Result<(), PullError> {
+        let LayerJob {
+            index,
+            layer,
+            diff_id,
+        } = job;
         let lock = loop {
             if self
                 .store
@@ -253,6 +280,7 @@ impl Pull<'_> {
                 layer,
                 diff_id,
                 lock,
+                windows,
             },
         );
         let conversion = tokio::task::spawn_blocking(move || layer::convert(&store, job, source));
@@ -329,7 +357,7 @@ impl Pull<'_> {
 
 /// Reads a small blob whole, but not more than one chunk beyond its size.
 async fn read_small(registry: &impl Registry, blob: Blob) -> Result<Vec<u8>, RegistryError> {
-    let mut body = registry.blob(blob.digest, 0).await?;
+    let mut body = registry.blob(blob, Start::Beginning).await?;
     let mut bytes = Vec::new();
     while let Some(chunk) = body.chunk().await? {
         bytes.extend_from_slice(&chunk);

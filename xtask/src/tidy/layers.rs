@@ -23,7 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("egress", &["policy", "secret"]),
     ("gateway", &[]),
     ("guest", &["protocol"]),
-    ("image", &[]),
+    ("image", &["process"]),
     ("vmm", &["files", "process", "state"]),
     // Wiring.
     (

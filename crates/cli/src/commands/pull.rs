@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 
 use agent_vm_image::{
-    Image, PlainHttp, Proxies, PullEvent, PullObserver, PullOptions, Reference, Store, pull,
+    AuthSources, Image, PlainHttp, Proxies, PullEvent, PullObserver, PullOptions, Reference, Store,
+    pull,
 };
 
 use crate::args::PullArgs;
@@ -44,7 +45,10 @@ pub(crate) fn fetch(
         } else {
             PlainHttp::LoopbackOnly
         },
-        auth_files: auth_files(context)?,
+        auth: AuthSources {
+            files: auth_files(context)?,
+            helper_environment: context.env.all().clone().into_iter().collect(),
+        },
         extra_ca_pem: read_certificates(cwd, &args.upstream_ca)?,
         proxies: Proxies {
             https: context.env.proxy("HTTPS_PROXY"),

@@ -1,17 +1,17 @@
 //! Decompression, and the count and digest of what comes out of it.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::LayerError;
 use super::source::Source;
+use super::window::WindowBudget;
+use super::zstd_frames::ZstdFrames;
 use crate::digest::ImageDigest;
 use crate::manifest::Compression;
-
-/// The largest zstd window, as a power of two: what `zstd --ultra -22` and `--long` make, and what RFC 8878 lets a decoder refuse beyond.
-const MAX_WINDOW_LOG: u32 = 27;
 
 /// A layer's uncompressed bytes.
 pub(super) struct Content {
@@ -26,7 +26,7 @@ enum Decoder {
     /// All members, as pigz and eStargz write them.
     Gzip(Box<MultiGzDecoder<Source>>),
     /// All frames, skippable ones included.
-    Zstd(Box<zstd::stream::read::Decoder<'static, Source>>),
+    Zstd(ZstdFrames),
 }
 
 pub(super) fn name(compression: Compression) -> &'static str {
@@ -39,22 +39,23 @@ pub(super) fn name(compression: Compression) -> &'static str {
 
 impl Content {
     /// At most `limit` bytes of uncompressed content.
-    pub(super) fn new(source: Source, compression: Compression, limit: u64) -> io::Result<Self> {
+    pub(super) fn new(
+        source: Source,
+        compression: Compression,
+        windows: Arc<WindowBudget>,
+        limit: u64,
+    ) -> Self {
         let decoder = match compression {
             Compression::None => Decoder::Plain(source),
             Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(source))),
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
-                decoder.window_log_max(MAX_WINDOW_LOG)?;
-                Decoder::Zstd(Box::new(decoder))
-            }
+            Compression::Zstd => Decoder::Zstd(ZstdFrames::new(source, windows)),
         };
-        Ok(Self {
+        Self {
             decoder,
             hasher: Sha256::new(),
             left: limit,
             failure: None,
-        })
+        }
     }
 
     /// The error that ended the stream, if one did.
@@ -70,7 +71,7 @@ impl Content {
         let source = match &mut self.decoder {
             Decoder::Plain(source) => source,
             Decoder::Gzip(decoder) => decoder.get_mut(),
-            Decoder::Zstd(decoder) => decoder.get_mut(),
+            Decoder::Zstd(frames) => frames.source_mut(),
         };
         let actual = source.finish().map_err(|source| LayerError::Decode {
             compression: "stream's",
@@ -87,7 +88,7 @@ impl Content {
         let read = match &mut self.decoder {
             Decoder::Plain(source) => source.read(buffer),
             Decoder::Gzip(decoder) => decoder.read(buffer),
-            Decoder::Zstd(decoder) => decoder.read(buffer),
+            Decoder::Zstd(frames) => frames.read(buffer),
         }?;
         self.left = self
             .left

@@ -1,5 +1,7 @@
 use std::io::Write as _;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::manifest::Compression;
 use crate::test_archive::{TestArchive, TestEntry as E};
@@ -25,16 +27,20 @@ fn made_as(blob: &[u8], layer: LayerBlob, diff_id: ImageDigest) -> Result<Vec<u8
     let bytes = Bytes::copy_from_slice(blob);
     let feed = std::thread::spawn(move || {
         for at in (0..bytes.len()).step_by(1000) {
-            if sender
-                .blocking_send(bytes.slice(at..bytes.len().min(at + 1000)))
-                .is_err()
-            {
+            let chunk = bytes.slice(at..bytes.len().min(at + 1000));
+            if sender.blocking_send(vec![chunk]).is_err() {
                 return;
             }
         }
     });
     let file = tempfile::tempfile().unwrap();
-    let result = transform(source, layer, diff_id, &file, Limits::default()).map(drop);
+    let stream = Stream {
+        source,
+        layer,
+        diff_id,
+        windows: WindowBudget::new(),
+    };
+    let result = transform(stream, PacedFile::new(&file), Limits::default()).map(drop);
     feed.join().unwrap();
     result.map(|()| {
         let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
@@ -130,18 +136,33 @@ fn damaged_compression_is_refused() {
 }
 
 #[test]
-fn an_overlarge_zstd_window_is_refused() {
-    // A frame header that asks for a window of 2 GiB, and one raw block.
-    let frame = [
-        &[0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3][..],
-        &[1 | 5 << 3, 0, 0],
-        b"hello",
-    ]
-    .concat();
-    assert!(matches!(
-        made(&frame, Compression::Zstd, b"hello"),
-        Err(LayerError::Decode { .. })
-    ));
+fn an_overlarge_zstd_window_is_refused_with_what_to_do() {
+    // Frame headers that ask for windows of 2 GiB and just over 64 MiB, and one raw block; in front of it a harmless frame.
+    let harmless = zstd::bulk::compress(&archive(), 1).unwrap();
+    for (window, said) in [
+        (21 << 3, "its window is 2048 MiB, at most 64 MiB"),
+        (16 << 3 | 1, "its window is 72 MiB"),
+    ] {
+        let header = [0x28, 0xb5, 0x2f, 0xfd, 0x00, window];
+        let frame = [&header[..], &[1 | 5 << 3, 0, 0], b"hello"].concat();
+        for blob in [frame.clone(), [harmless.clone(), frame].concat()] {
+            match made(&blob, Compression::Zstd, b"hello") {
+                Err(LayerError::Decode { source, .. }) => {
+                    assert!(source.to_string().contains(said), "{source}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_of_the_largest_size_is_read() {
+    let archive = archive();
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(26).unwrap();
+    encoder.write_all(&archive).unwrap();
+    assert!(made(&encoder.finish().unwrap(), Compression::Zstd, &archive).is_ok());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the caller says about a pull, and what a pull says to the caller.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::digest::ImageDigest;
@@ -13,14 +14,32 @@ pub struct PullOptions {
     pub architecture: Architecture,
     /// Where HTTP without TLS may be spoken.
     pub plain_http: PlainHttp,
-    /// docker `config.json` and podman `auth.json` files, the first with an entry wins; missing files are passed over.
-    pub auth_files: Vec<PathBuf>,
+    /// Where logins are.
+    pub auth: AuthSources,
     /// Certificate authorities in PEM form, trusted besides those of the system.
     pub extra_ca_pem: Vec<Vec<u8>>,
     /// Proxies; not used for registries on this machine.
     pub proxies: Proxies,
     /// How many layers are downloaded and converted at once; at least one.
     pub concurrent_layers: usize,
+}
+
+/// Where logins for registries are looked for.
+#[derive(Clone, Default)]
+pub struct AuthSources {
+    /// docker `config.json` and podman `auth.json` files, the first with an entry wins; missing files are passed over.
+    pub files: Vec<PathBuf>,
+    /// The whole environment of the credential helpers those files name; `PATH` of it is where they are looked for.
+    pub helper_environment: Vec<(OsString, OsString)>,
+}
+
+impl std::fmt::Debug for AuthSources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The environment may hold secrets.
+        f.debug_struct("AuthSources")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Proxy settings, as the variables of the same names have them.
@@ -48,10 +67,10 @@ impl Default for PullOptions {
         Self {
             architecture: Architecture::native(),
             plain_http: PlainHttp::LoopbackOnly,
-            auth_files: Vec::new(),
+            auth: AuthSources::default(),
             extra_ca_pem: Vec::new(),
             proxies: Proxies::default(),
-            concurrent_layers: 3,
+            concurrent_layers: 4,
         }
     }
 }

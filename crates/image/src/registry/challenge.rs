@@ -1,5 +1,7 @@
 //! `WWW-Authenticate` headers (RFC 9110 §11.6.1): which way of logging in a registry offers.
 
+use http_auth::{ChallengeRef, parser::ChallengeParser};
+
 /// The most bytes of a header that are looked at.
 const MAX_CHALLENGE_BYTES: usize = 8 << 10;
 
@@ -19,61 +21,34 @@ pub(super) struct Bearer {
     pub(super) service: Option<String>,
 }
 
-/// The best of the offered challenges: a token before a password.
+/// The best of the offered challenges: a token before a password. A header that is malformed counts up to where it is.
 pub(super) fn choose<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
     let mut basic = None;
     for header in headers.filter(|header| header.len() <= MAX_CHALLENGE_BYTES) {
-        match parse(header) {
-            Some(Challenge::Basic) => basic = Some(Challenge::Basic),
-            bearer @ Some(_) => return bearer,
-            None => {}
+        for challenge in ChallengeParser::new(header).map_while(Result::ok) {
+            if challenge.scheme.eq_ignore_ascii_case("basic") {
+                basic = Some(Challenge::Basic);
+            } else if let Some(bearer) = bearer(&challenge) {
+                return Some(Challenge::Bearer(bearer));
+            }
         }
     }
     basic
 }
 
-fn parse(header: &str) -> Option<Challenge> {
-    let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
-    if scheme.eq_ignore_ascii_case("basic") {
-        return Some(Challenge::Basic);
-    }
-    if !scheme.eq_ignore_ascii_case("bearer") {
+fn bearer(challenge: &ChallengeRef<'_>) -> Option<Bearer> {
+    let parameter = |name: &str| {
+        let mut parameters = challenge.params.iter();
+        let (_, value) = parameters.find(|(other, _)| other.eq_ignore_ascii_case(name))?;
+        Some(value.to_unescaped())
+    };
+    if !challenge.scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }
-    let (mut realm, mut service) = (None, None);
-    let mut rest = rest;
-    while let Some((name, value, after)) = parameter(rest) {
-        match name.to_ascii_lowercase().as_str() {
-            "realm" => realm = Some(value),
-            "service" => service = Some(value),
-            _ => {}
-        }
-        rest = after;
-    }
-    Some(Challenge::Bearer(Bearer {
-        realm: realm?,
-        service,
-    }))
-}
-
-/// One `name=value` or `name="value"`, and what follows it.
-fn parameter(text: &str) -> Option<(&str, String, &str)> {
-    let text = text.trim_start_matches([',', ' ', '\t']);
-    let (name, rest) = text.split_once('=')?;
-    let Some(quoted) = rest.strip_prefix('"') else {
-        let end = rest.find([',', ' ']).unwrap_or(rest.len());
-        return Some((name.trim(), rest[..end].to_owned(), &rest[end..]));
-    };
-    let mut value = String::new();
-    let mut characters = quoted.char_indices();
-    while let Some((at, character)) = characters.next() {
-        match character {
-            '"' => return Some((name.trim(), value, &quoted[at + 1..])),
-            '\\' => value.push(characters.next()?.1),
-            other => value.push(other),
-        }
-    }
-    None
+    Some(Bearer {
+        realm: parameter("realm")?,
+        service: parameter("service"),
+    })
 }
 
 #[cfg(test)]
@@ -102,7 +77,7 @@ mod tests {
             bearer("https://x/\"t", None)
         );
         assert_eq!(
-            one("Bearer realm=https://x/t,service=y"),
+            one(r#"Negotiate, Basic realm="r", Bearer realm="https://x/t" , service=y"#),
             bearer("https://x/t", Some("y"))
         );
         assert_eq!(
@@ -121,6 +96,9 @@ mod tests {
             "Bearer service=x",
             "Bearer realm=\"open",
             "Bearer realm=\"x\\",
+            // Not the grammar: such an address must be quoted.
+            "Bearer realm=https://x/t",
+            "Bearer realm=\"\u{e9}\"",
         ] {
             assert_eq!(one(header), None, "{header}");
         }

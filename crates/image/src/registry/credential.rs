@@ -1,21 +1,34 @@
 //! Logins from docker's `config.json` and podman's `auth.json`, their credential helpers included.
 //!
-//! The files are named by the caller; this library looks at no environment variable. The first file with an entry for the registry
-//! wins. Helpers (`docker-credential-NAME`) are the user's own programs, named in the user's own file; they get a time limit.
+//! The files are named by the caller, first one with an entry wins; this library looks at no environment variable. In a file, a helper
+//! for the registry (`credHelpers`) comes before the general one (`credsStore`), and both before `auths`, as docker has it. Helpers
+//! (`docker-credential-NAME get`) are the user's own programs, named in the user's own file; they end in time or are killed.
 
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use docker_credential::{CredentialRetrievalError, DockerCredential};
+use agent_vm_process::{CommandSpec, RunError, find_program, run_captured};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
 
-use super::error::RegistryError;
+use crate::escape::Escaped;
+use crate::pull::AuthSources;
 use crate::reference::{DEFAULT_REGISTRY, Reference};
 
 /// The largest credential file, in bytes.
 const MAX_AUTH_FILE: u64 = 4 << 20;
-/// How long a credential helper may take.
+/// How long a credential helper may take; it may have to ask its user.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a helper says when it has no entry (docker-credential-helpers `errCredentialsNotFoundMessage`).
+const HELPER_HAS_NONE: &str = "credentials not found";
+/// The user name by which a helper marks its secret as an identity token.
+const IDENTITY_TOKEN_USER: &str = "<token>";
+/// By which docker and its helpers know Docker Hub.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// A login for one registry.
 pub(super) enum Credential {
@@ -43,7 +56,7 @@ pub enum CredentialError {
         #[source]
         source: io::Error,
     },
-    /// The file's content, or what a helper said, cannot be used.
+    /// The file's content cannot be used.
     #[error("{path}: {reason}")]
     Unusable {
         /// The file.
@@ -51,173 +64,264 @@ pub enum CredentialError {
         /// In words.
         reason: &'static str,
     },
-    /// A helper did not end in time.
-    #[error("a credential helper named in {path} did not answer within {} s", HELPER_TIMEOUT.as_secs())]
-    Timeout {
+    /// A helper that is not installed.
+    #[error("{path} names the credential helper `{helper}`, which is not on PATH")]
+    HelperMissing {
         /// The file.
         path: PathBuf,
+        /// The program.
+        helper: Escaped,
+    },
+    /// A helper that cannot be run or does not end in time.
+    #[error("the credential helper named in {path} gives no answer")]
+    Helper {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: RunError,
+    },
+    /// A helper that fails.
+    #[error("the credential helper `{helper}` named in {path} says: {said}")]
+    HelperRefuses {
+        /// The file.
+        path: PathBuf,
+        /// The program.
+        helper: Escaped,
+        /// Its words.
+        said: Escaped,
     },
 }
 
-/// The login for the registry of `image`, or `None` for an anonymous pull. Files that do not exist are passed over.
+/// The login for the registry of `image`, or `None` if there is none. Files that do not exist are passed over.
 pub(super) async fn find(
     image: &Reference,
-    files: &[PathBuf],
-) -> Result<Option<Credential>, RegistryError> {
-    for path in files {
-        let (file, keys) = (path.clone(), keys(image));
-        let lookup = tokio::task::spawn_blocking(move || lookup(&file, &keys));
-        let found = match tokio::time::timeout(HELPER_TIMEOUT, lookup).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) => Err(CredentialError::Unusable {
-                path: path.clone(),
-                reason: "reading it did not come to an end",
-            }),
-            Err(_) => Err(CredentialError::Timeout { path: path.clone() }),
-        };
-        let found = found.map_err(|source| RegistryError::Credential {
-            image: image.clone(),
-            source,
-        })?;
-        if found.is_some() {
-            return Ok(found);
+    sources: &AuthSources,
+) -> Result<Option<Credential>, CredentialError> {
+    let (names, sources) = (Names::of(image), sources.clone());
+    let lookup = tokio::task::spawn_blocking(move || {
+        for path in &sources.files {
+            let found = lookup(path, &names, &sources.helper_environment)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    });
+    match lookup.await {
+        Ok(found) => found,
+        Err(_) => Err(CredentialError::Io {
+            source: io::ErrorKind::Interrupted.into(),
+        }),
+    }
+}
+
+/// What an entry for a registry may be called.
+struct Names {
+    /// In `auths`, most specific first: podman allows `registry/namespace`.
+    entries: Vec<String>,
+    /// To helpers.
+    server: String,
+}
+
+impl Names {
+    fn of(image: &Reference) -> Self {
+        let full = format!("{}/{}", image.registry(), image.repository());
+        let mut entries: Vec<_> = full
+            .match_indices('/')
+            .map(|(slash, _)| full[..slash].to_owned())
+            .collect();
+        entries.push(full);
+        entries.reverse();
+        let hub = image.registry() == DEFAULT_REGISTRY;
+        if hub {
+            entries.push("index.docker.io".to_owned());
+        }
+        let server = if hub { HUB_KEY } else { image.registry() };
+        Self {
+            entries,
+            server: server.to_owned(),
         }
     }
-    Ok(None)
 }
 
-/// The keys an entry may have, most specific first: podman allows `registry/namespace`, docker has its own for Docker Hub.
-fn keys(image: &Reference) -> Vec<String> {
-    let full = format!("{}/{}", image.registry(), image.repository());
-    let mut keys: Vec<_> = full
-        .match_indices('/')
-        .map(|(slash, _)| full[..slash].to_owned())
-        .collect();
-    keys.push(full);
-    keys.reverse();
-    if image.registry() == DEFAULT_REGISTRY {
-        keys.push("https://index.docker.io/v1/".to_owned());
-    }
-    keys
+/// What both kinds of files have.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AuthFile {
+    #[serde(default)]
+    auths: HashMap<String, Entry>,
+    creds_store: Option<String>,
+    #[serde(default)]
+    cred_helpers: HashMap<String, String>,
 }
 
-fn lookup(path: &Path, keys: &[String]) -> Result<Option<Credential>, CredentialError> {
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Entry {
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+}
+
+fn lookup(
+    path: &Path,
+    names: &Names,
+    environment: &[(OsString, OsString)],
+) -> Result<Option<Credential>, CredentialError> {
+    let unusable = |reason| CredentialError::Unusable {
+        path: path.to_owned(),
+        reason,
+    };
     let mut bytes = Vec::new();
     match fs_err::File::open(path)
         .and_then(|file| file.take(MAX_AUTH_FILE + 1).read_to_end(&mut bytes))
     {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(CredentialError::Io { source }),
-        Ok(read) if read as u64 > MAX_AUTH_FILE => {
-            return Err(CredentialError::Unusable {
-                path: path.to_owned(),
-                reason: "it is too large",
-            });
-        }
+        Ok(read) if read as u64 > MAX_AUTH_FILE => return Err(unusable("it is too large")),
         Ok(_) => {}
     }
-    for key in keys {
-        match docker_credential::get_credential_from_reader(&bytes[..], key) {
-            Ok(DockerCredential::UsernamePassword(user, password)) => {
-                return Ok(Some(Credential::Password { user, password }));
-            }
-            Ok(DockerCredential::IdentityToken(token)) => {
-                return Ok(Some(Credential::IdentityToken(token)));
-            }
-            Err(refused) => {
-                if let Some(reason) = reason(&refused) {
-                    return Err(CredentialError::Unusable {
-                        path: path.to_owned(),
-                        reason,
-                    });
-                }
+    let file: AuthFile = serde_json::from_slice(&bytes)
+        .map_err(|_| unusable("it is not valid JSON of the documented form"))?;
+    let of_registry = file
+        .cred_helpers
+        .iter()
+        .find(|(key, _)| is_key(key, names.entries.iter().rev().take(2)))
+        .map(|(_, name)| name);
+    for name in of_registry
+        .into_iter()
+        .chain(&file.creds_store)
+        .filter(|name| !name.is_empty())
+    {
+        let helper = Helper {
+            path,
+            program: format!("docker-credential-{name}"),
+            environment,
+        };
+        let found = helper.ask(&names.server)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    for name in &names.entries {
+        let found = file
+            .auths
+            .iter()
+            .find(|(key, _)| is_key(key, [name].into_iter()));
+        if let Some(found) = found.map(|(_, entry)| entry.credential()) {
+            let found = found
+                .map_err(|Malformed| unusable("an `auth` entry is not base64 of user:password"))?;
+            if found.is_some() {
+                return Ok(found);
             }
         }
     }
     Ok(None)
 }
 
-/// `None` where the file just has nothing for the key. A helper that fails usually says so because it has no entry.
-fn reason(error: &CredentialRetrievalError) -> Option<&'static str> {
-    match error {
-        CredentialRetrievalError::NoCredentialConfigured
-        | CredentialRetrievalError::HelperFailure { .. } => None,
-        CredentialRetrievalError::HelperCommunicationError => {
-            Some("the credential helper it names cannot be run")
+/// Whether a key of a file, which old versions of docker wrote as a URL, is one of these names.
+fn is_key<'a>(key: &str, mut names: impl Iterator<Item = &'a String>) -> bool {
+    let plain = key
+        .strip_prefix("https://")
+        .or_else(|| key.strip_prefix("http://"))
+        .unwrap_or(key);
+    let plain = plain.trim_end_matches('/');
+    let plain = plain
+        .strip_suffix("/v1")
+        .or_else(|| plain.strip_suffix("/v2"))
+        .unwrap_or(plain);
+    names.any(|name| name == plain)
+}
+
+/// An `auth` that is no base64 of `user:password`.
+struct Malformed;
+
+impl Entry {
+    /// `None` for the empty entries docker leaves beside a helper.
+    fn credential(&self) -> Result<Option<Credential>, Malformed> {
+        if !self.identitytoken.is_empty() {
+            return Ok(Some(Credential::IdentityToken(self.identitytoken.clone())));
         }
-        CredentialRetrievalError::MalformedHelperResponse => {
-            Some("the credential helper it names gave an unusable answer")
+        if self.auth.is_empty() {
+            let (user, password) = (self.username.clone(), self.password.clone());
+            return Ok((!user.is_empty()).then_some(Credential::Password { user, password }));
         }
-        CredentialRetrievalError::CredentialDecodingError => {
-            Some("an `auth` entry is not base64 of user:password")
+        let decoded = STANDARD.decode(&self.auth).map_err(|_| Malformed)?;
+        let text = String::from_utf8(decoded).map_err(|_| Malformed)?;
+        let (user, password) = text.split_once(':').ok_or(Malformed)?;
+        Ok(Some(Credential::Password {
+            user: user.to_owned(),
+            // Docker pads with NUL.
+            password: password.trim_end_matches('\0').to_owned(),
+        }))
+    }
+}
+
+/// A program that keeps logins.
+struct Helper<'a> {
+    /// The file that names it.
+    path: &'a Path,
+    program: String,
+    environment: &'a [(OsString, OsString)],
+}
+
+impl Helper<'_> {
+    fn ask(&self, server: &str) -> Result<Option<Credential>, CredentialError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Answer {
+            username: String,
+            secret: String,
         }
-        CredentialRetrievalError::CredentialMismatchError => {
-            Some("an `auth` entry contradicts its user name and password")
+        let search_path = self
+            .environment
+            .iter()
+            .find(|(name, _)| name == "PATH")
+            .map_or(OsStr::new(""), |(_, value)| value);
+        let program = find_program(&self.program, search_path).ok_or_else(|| {
+            CredentialError::HelperMissing {
+                path: self.path.to_owned(),
+                helper: Escaped::new(&self.program),
+            }
+        })?;
+        let mut command = CommandSpec::new(program).args(["get"]);
+        command.env = self.environment.to_vec();
+        command.stdin = server.as_bytes().to_vec();
+        command.timeout = HELPER_TIMEOUT;
+        let ended = run_captured(&command).map_err(|source| CredentialError::Helper {
+            path: self.path.to_owned(),
+            source,
+        })?;
+        if !ended.status.success() {
+            let said = [&ended.stdout[..], &ended.stderr].concat();
+            if String::from_utf8_lossy(&said).contains(HELPER_HAS_NONE) {
+                return Ok(None);
+            }
+            return Err(self.refuses(said.trim_ascii()));
         }
-        CredentialRetrievalError::ConfigNotFound | CredentialRetrievalError::ConfigReadError => {
-            Some("it is not valid JSON of the documented form")
+        match serde_json::from_slice(&ended.stdout) {
+            Ok(Answer { username, secret }) if username == IDENTITY_TOKEN_USER => {
+                Ok(Some(Credential::IdentityToken(secret)))
+            }
+            Ok(Answer { username, secret }) => Ok(Some(Credential::Password {
+                user: username,
+                password: secret,
+            })),
+            // What it printed may hold the secret.
+            Err(_) => Err(self.refuses(b"(an answer of another form than documented)")),
+        }
+    }
+
+    fn refuses(&self, said: &[u8]) -> CredentialError {
+        CredentialError::HelperRefuses {
+            path: self.path.to_owned(),
+            helper: Escaped::new(&self.program),
+            said: Escaped::new(said),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn look(image: &str, content: &str) -> Result<Option<Credential>, CredentialError> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("auth.json");
-        fs_err::write(&path, content).unwrap();
-        lookup(&path, &keys(&image.parse().unwrap()))
-    }
-
-    fn user(image: &str, content: &str) -> Option<String> {
-        match look(image, content).unwrap() {
-            Some(Credential::Password { user, .. }) => Some(user),
-            Some(Credential::IdentityToken(token)) => Some(format!("token:{token}")),
-            None => None,
-        }
-    }
-
-    #[test]
-    fn finds_the_entry_of_the_registry() {
-        let file = r#"{"auths":{"ghcr.io":{"auth":"dTpw"},"https://index.docker.io/v1/":{"auth":"aHViOnA="},"idp.example":{"auth":"","identitytoken":"T"}}}"#;
-        assert_eq!(user("ghcr.io/a/b", file).as_deref(), Some("u"));
-        assert_eq!(user("debian", file).as_deref(), Some("hub"));
-        assert_eq!(user("idp.example/x", file).as_deref(), Some("token:T"));
-        assert_eq!(user("quay.io/a/b", file), None);
-    }
-
-    #[test]
-    fn the_most_specific_podman_entry_wins() {
-        let file = r#"{"auths":{"quay.io":{"auth":"YTpw"},"quay.io/team":{"auth":"Yjpw"}}}"#;
-        assert_eq!(user("quay.io/team/app", file).as_deref(), Some("b"));
-        assert_eq!(user("quay.io/other/app", file).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn a_missing_file_means_anonymous_and_a_broken_one_is_told() {
-        let gone = lookup(Path::new("/nonexistent/auth.json"), &["x".into()]);
-        assert!(matches!(gone, Ok(None)));
-        assert!(matches!(
-            look("ghcr.io/a/b", "{"),
-            Err(CredentialError::Unusable { .. })
-        ));
-        assert!(matches!(
-            look("ghcr.io/a/b", r#"{"auths":{"ghcr.io":{"auth":"%%"}}}"#),
-            Err(CredentialError::Unusable { .. })
-        ));
-    }
-
-    #[test]
-    fn a_login_is_never_shown() {
-        let shown = format!(
-            "{:?}",
-            Credential::Password {
-                user: "u".into(),
-                password: "p".into()
-            }
-        );
-        assert_eq!(shown, "Credential(***)");
-    }
-}
+mod tests;

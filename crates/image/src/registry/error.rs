@@ -115,14 +115,52 @@ pub enum RegistryError {
         /// The blob.
         digest: ImageDigest,
     },
+    /// The connection ended where the answer could not have.
+    #[error("the connection to {} was cut while pulling {image}", image.registry())]
+    Cut {
+        /// The image.
+        image: Reference,
+    },
+    /// The place the registry keeps blobs at refuses; its addresses expire.
+    #[error("{host}, where {} keeps {image}, answers {status} ({reason})", image.registry())]
+    Storage {
+        /// The image.
+        image: Reference,
+        /// Where the registry redirected to.
+        host: Escaped,
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        reason: Escaped,
+    },
+    /// A redirect that is not followed.
+    #[error(
+        "{} redirects a request for {image} to `{target}`, which is not followed: it is without TLS, or the last of too many",
+        image.registry()
+    )]
+    Redirect {
+        /// The image.
+        image: Reference,
+        /// Where to.
+        target: Escaped,
+    },
+    /// HTML instead of a manifest.
+    #[error(
+        "{} answers with a web page instead of {image}: perhaps the network wants a login, or this is no registry",
+        image.registry()
+    )]
+    WebPage {
+        /// The image.
+        image: Reference,
+    },
     /// The reference does not make a URL.
     #[error("{image} is not an address a registry can be asked at")]
     Address {
         /// The image.
         image: Reference,
     },
-    /// The credential files or helpers.
-    #[error("no credential for {} can be read", image.registry())]
+    /// The registry wants a login, and the credential files or helpers that may have one do not work.
+    #[error("{} wants a login for {image}, and none can be read", image.registry())]
     Credential {
         /// The image.
         image: Reference,
@@ -159,7 +197,11 @@ impl RegistryError {
     /// Whether asking again may help.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::TooManyRequests { .. } | Self::Transport { .. } | Self::Timeout { .. } => true,
+            Self::TooManyRequests { .. }
+            | Self::Transport { .. }
+            | Self::Timeout { .. }
+            | Self::Cut { .. }
+            | Self::Storage { .. } => true,
             Self::Status { status, .. } => *status >= 500 || *status == 408,
             _ => false,
         }

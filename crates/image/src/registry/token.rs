@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::challenge::Bearer;
 use super::credential::Credential;
 use super::error::RegistryError;
-use super::read_limited;
+use super::{read_limited, retry_after};
 use crate::escape::Escaped;
 use crate::pull::PlainHttp;
 use crate::reference::Reference;
@@ -126,6 +126,7 @@ impl TokenServer<'_> {
         }
         let image = self.image.clone();
         let status = response.status();
+        let retry_after = retry_after(response.headers());
         if !status.is_success() {
             let reason = Escaped::new(format!("token server: {status}"));
             return Err(match status {
@@ -139,15 +140,14 @@ impl TokenServer<'_> {
                     reason,
                     has_credential,
                 },
-                StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests {
-                    image,
-                    retry_after: None,
-                },
+                StatusCode::TOO_MANY_REQUESTS => {
+                    RegistryError::TooManyRequests { image, retry_after }
+                }
                 status => RegistryError::Status {
                     image,
                     status: status.as_u16(),
                     reason,
-                    retry_after: None,
+                    retry_after,
                 },
             });
         }

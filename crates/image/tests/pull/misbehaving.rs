@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use agent_vm_image::{ImageDigest, PullOptions};
+use agent_vm_image::{AuthSources, ImageDigest, PullOptions};
 
 use crate::case::{
     Layer, OCI_GZIP, OCI_MANIFEST, OCI_TAR, Seen, TestStore, archive, config, manifest, told,
@@ -222,7 +222,10 @@ fn login(server: &Server) -> (tempfile::TempDir, PullOptions) {
     (
         directory,
         PullOptions {
-            auth_files: vec!["/nonexistent".into(), path],
+            auth: AuthSources {
+                files: vec!["/nonexistent".into(), path],
+                ..AuthSources::default()
+            },
             ..PullOptions::default()
         },
     )
