@@ -58,7 +58,7 @@ fn write_files(tree: &Tree, boot: &Boot) -> Result<Vec<String>, IdentityError> {
 
 #[cfg(test)]
 mod tests {
-    use agent_vm_protocol::{BootFile, GuestPath, Root, Upper};
+    use agent_vm_protocol::{BootFile, GuestPath, Lower, Root, Upper};
 
     use super::*;
 
@@ -77,7 +77,7 @@ mod tests {
         };
         let boot = Boot {
             root: Root {
-                layers: 0,
+                lower: Lower::Empty,
                 upper: Upper::Tmpfs,
             },
             shares: Vec::new(),

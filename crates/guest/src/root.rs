@@ -1,8 +1,8 @@
-//! The root file system: EROFS layers under an overlay with a writable disk or memory, the kernel's file systems, the
-//! shares, and the switch into it.
+//! The root file system: the image's EROFS under an overlay with a writable disk or memory, the kernel's file systems,
+//! the shares, and the switch into it.
 //!
-//! Disks appear in the order the protocol fixes: layers bottom first (`/dev/vda`…), then the writable disk. The boot
-//! file system is read-only and offers the empty directories used here.
+//! Disks appear in the order the protocol fixes: the image, then the writable disk. The boot file system is read-only
+//! and offers the empty directories used here.
 
 use std::ffi::CString;
 use std::io;
@@ -10,18 +10,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use agent_vm_protocol::{Access, Root, Share, ShareKind, Upper};
+use agent_vm_protocol::{Access, Lower, Root, Share, ShareKind, Upper};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use thiserror::Error;
 
+use crate::data_root;
 use crate::kernel_log::{Level, log};
 use crate::sys;
 use crate::tree::{Tree, TreeError};
-
-/// Most layers: their names must fit the kernel's one page of mount options.
-pub const MAX_LAYERS: u16 = 200;
 
 /// How long a disk may take to appear.
 const DISK_WAIT: Duration = Duration::from_secs(5);
@@ -29,7 +27,12 @@ const DISK_WAIT: Duration = Duration::from_secs(5);
 /// Where the new root is put together.
 const NEW_ROOT: &str = "/root";
 
-const DISK: &str = "/disk";
+/// Where the writable file system is.
+pub(crate) const DISK: &str = "/disk";
+const IMAGE: &str = "/image";
+
+const IMAGE_DEVICE: &str = "/dev/vda";
+const OVERLAY_OPTIONS: &str = "lowerdir=/image,upperdir=/disk/upper,workdir=/disk/work";
 
 /// A step of the mounts did not work.
 #[derive(Debug, Error)]
@@ -54,9 +57,6 @@ pub enum RootError {
         #[source]
         source: io::Error,
     },
-    /// More layers than can be stacked.
-    #[error("{0} layers are more than {MAX_LAYERS}")]
-    Layers(u16),
     /// A mount point inside the image.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -74,6 +74,8 @@ pub struct Assembled {
     pub disk: Option<OwnedFd>,
     /// Growing the disk could not be begun; it works at its old size. What fails later is in the kernel log.
     pub grow_failure: Option<io::Error>,
+    /// What could not be mounted but is not needed by everybody.
+    pub warnings: Vec<String>,
 }
 
 /// Mounts what the boot itself needs: `/proc` and `/dev`, unless the kernel already did.
@@ -105,6 +107,7 @@ pub fn assemble(root: Root, shares: &[Share]) -> Result<Assembled, RootError> {
     mount_stack(root)?;
     let tree = Tree::open(NEW_ROOT)?;
     mount_kernel_file_systems(&tree)?;
+    let warnings = data_root::bind(&tree);
     for share in shares {
         bind(&tree, share)?;
     }
@@ -112,6 +115,7 @@ pub fn assemble(root: Root, shares: &[Share]) -> Result<Assembled, RootError> {
         tree,
         disk,
         grow_failure,
+        warnings,
     })
 }
 
@@ -136,9 +140,12 @@ fn mount_writable(root: Root) -> Result<(Option<OwnedFd>, Option<io::Error>), Ro
             (None, None)
         }
         Upper::Disk => {
-            let device = disk_name(root.layers);
-            wait_for(&device)?;
-            mount(&device, DISK, "ext4", MountFlags::NOATIME, "")?;
+            let device = match root.lower {
+                Lower::Empty => "/dev/vda",
+                Lower::Image => "/dev/vdb",
+            };
+            wait_for(device)?;
+            mount(device, DISK, "ext4", MountFlags::NOATIME, "")?;
             let fd = rustix::fs::open(DISK, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| directory(DISK, errno))?;
             let failure = grow_later(device, &fd).err();
@@ -152,49 +159,19 @@ fn mount_writable(root: Root) -> Result<(Option<OwnedFd>, Option<io::Error>), Ro
 }
 
 fn mount_stack(root: Root) -> Result<(), RootError> {
-    if root.layers > MAX_LAYERS {
-        return Err(RootError::Layers(root.layers));
-    }
-    if root.layers == 0 {
+    if root.lower == Lower::Empty {
         return rustix::mount::mount_bind("/disk/upper", NEW_ROOT)
             .map_err(|errno| mount_error("/disk/upper", NEW_ROOT, errno));
     }
-    mount(
-        "tmpfs",
-        "/layers",
-        "tmpfs",
-        MountFlags::empty(),
-        "mode=0755",
-    )?;
-    for layer in 0..root.layers {
-        let (device, target) = (disk_name(layer), format!("/layers/{layer}"));
-        make_directory(&target)?;
-        wait_for(&device)?;
-        mount(
-            &device,
-            &target,
-            "erofs",
-            MountFlags::RDONLY | MountFlags::NODEV,
-            "",
-        )?;
-    }
+    wait_for(IMAGE_DEVICE)?;
+    let flags = MountFlags::RDONLY | MountFlags::NODEV;
+    mount(IMAGE_DEVICE, IMAGE, "erofs", flags, "")?;
     mount(
         "overlay",
         NEW_ROOT,
         "overlay",
         MountFlags::empty(),
-        &overlay_options(root.layers),
-    )
-}
-
-fn overlay_options(layers: u16) -> String {
-    let lower: Vec<_> = (0..layers)
-        .rev()
-        .map(|layer| format!("/layers/{layer}"))
-        .collect();
-    format!(
-        "lowerdir={},upperdir=/disk/upper,workdir=/disk/work",
-        lower.join(":")
+        OVERLAY_OPTIONS,
     )
 }
 
@@ -254,18 +231,6 @@ fn bind(tree: &Tree, share: &Share) -> Result<(), RootError> {
     Ok(())
 }
 
-/// The kernel's name of the virtio disk with this index: vda … vdz, vdaa …
-fn disk_name(index: u16) -> String {
-    let mut letters = Vec::new();
-    let mut rest = u32::from(index) + 1;
-    while rest > 0 {
-        rest -= 1;
-        letters.push(char::from(b'a' + u8::try_from(rest % 26).unwrap_or(0)));
-        rest /= 26;
-    }
-    format!("/dev/vd{}", letters.iter().rev().collect::<String>())
-}
-
 fn wait_for(device: &str) -> Result<(), RootError> {
     let deadline = Instant::now() + DISK_WAIT;
     loop {
@@ -281,12 +246,12 @@ fn wait_for(device: &str) -> Result<(), RootError> {
 
 /// Grows the disk beside everything else, at the lowest priority: it takes as long as the rest of the boot, and the
 /// first program needs none of the new room. What goes wrong is in the kernel log; the old size stays usable.
-fn grow_later(device: String, mount: &OwnedFd) -> io::Result<()> {
+fn grow_later(device: &'static str, mount: &OwnedFd) -> io::Result<()> {
     let mount = mount.try_clone()?;
     let work = move || {
         // On Linux the priority is the thread's own.
         let _ = rustix::process::setpriority_process(None, GROW_NICE);
-        if let Err(error) = grow(&device, &mount) {
+        if let Err(error) = grow(device, &mount) {
             log(Level::Error, &format!("the disk keeps its size: {error}"));
         }
     };
@@ -395,27 +360,6 @@ fn named(error: RootError, path: &str) -> RootError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn disks_are_named_as_the_kernel_names_them() {
-        let names: Vec<_> = [0, 1, 25, 26, 27, 51, 52, 701, 702]
-            .into_iter()
-            .map(disk_name)
-            .collect();
-        let want = [
-            "vda", "vdb", "vdz", "vdaa", "vdab", "vdaz", "vdba", "vdzz", "vdaaa",
-        ];
-        assert_eq!(names, want.map(|name| format!("/dev/{name}")));
-    }
-
-    #[test]
-    fn the_top_layer_comes_first_in_the_overlay() {
-        assert_eq!(
-            overlay_options(3),
-            "lowerdir=/layers/2:/layers/1:/layers/0,upperdir=/disk/upper,workdir=/disk/work"
-        );
-        assert!(overlay_options(MAX_LAYERS).len() < 4096);
-    }
 
     #[test]
     fn ext4_size_is_read_from_the_superblock() {

@@ -3,18 +3,21 @@
 //! Nothing is unpacked, so no name in the archive can reach a file of this machine; names are only checked for what a guest can have.
 //! Rules where the specification is silent follow containerd and Docker: the last entry with a name wins, a directory replaces anything
 //! but a directory, parents are followed through symlinks inside the layer. What cannot be represented exactly is refused.
+//!
+//! A layer is converted without the layers below it. What depends on them is only noted: whiteouts and opaque directories, directories
+//! that are implied by what lies in them, hard links to files this layer does not have. `merge.rs` knows all layers.
 
 use std::io::{self, Read};
 
 use crate::archive::{Archive, ArchiveError, Entry, EntryKind, Segment};
-use crate::erofs::{BlockOutput, DataWriter, MAX_XATTR_NAME, MAX_XATTR_SET, XattrSet};
+use crate::erofs::{BlockOutput, DataWriter, MARK_PREFIX, MAX_XATTR_NAME, MAX_XATTR_SET, XattrSet};
 use crate::escape::Escaped;
 use crate::tree::{
     Attributes, NewNode, NodeId, ROOT, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, Tree,
     TreeFull,
 };
 
-mod path;
+pub(crate) mod path;
 
 pub use path::PathError;
 use path::{LayerPath, Whiteout};
@@ -111,6 +114,14 @@ pub(crate) fn convert<R: Read, O: BlockOutput>(
     }
 }
 
+/// What a hard link names.
+enum LinkTarget {
+    /// A file of this layer, which has a name in `directory`.
+    Own { directory: NodeId, node: NodeId },
+    /// Perhaps a file of a lower layer: its path, without this layer's symlinks.
+    Lower(Vec<u8>),
+}
+
 struct Converter<'a, O> {
     tree: Tree,
     data: &'a mut DataWriter<O>,
@@ -195,7 +206,8 @@ impl<O: BlockOutput> Converter<'_, O> {
         }
         let new = self.content(archive, entry)?;
         let node = self.tree.add(new);
-        Ok(self.tree.link(parent, name, node)?)
+        self.tree.link(parent, name, node)?;
+        Ok(())
     }
 
     /// The node of anything but a directory or a hard link, its content copied.
@@ -284,13 +296,29 @@ impl<O: BlockOutput> Converter<'_, O> {
         if old.is_some_and(|old| self.tree.node(old).is_whiteout()) {
             self.tree.node_mut(directory).set_opaque();
         }
-        Ok(self.tree.link(parent, name, directory)?)
+        self.tree.link(parent, name, directory)?;
+        Ok(())
+    }
+
+    /// A directory the archive has not named so far. In place of a whiteout there is no lower one it could stand for.
+    fn imply_directory(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, Refusal> {
+        // They count as entries: a short archive must not make a large tree.
+        self.count(1)?;
+        let hides = self.tree.find(parent, name).is_some();
+        self.make_directory(parent, name, NewNode::implied_directory())?;
+        let made = self.tree.find(parent, name).expect("just made");
+        self.tree.node_mut(made).set_implied(!hides);
+        Ok(made)
     }
 
     /// Whiteouts are about lower layers: what this layer has stays, a directory of it only hides the lower one.
     fn white_out(&mut self, parent: NodeId, name: &[u8]) -> Result<(), Refusal> {
         match self.tree.find(parent, name) {
-            Some(own) if self.tree.kind(own) == S_IFDIR => self.tree.node_mut(own).set_opaque(),
+            Some(own) if self.tree.kind(own) == S_IFDIR => {
+                let own = self.tree.node_mut(own);
+                own.set_opaque();
+                own.set_implied(false);
+            }
             Some(_) => {}
             None => {
                 let node = self.tree.add(NewNode::whiteout());
@@ -301,7 +329,8 @@ impl<O: BlockOutput> Converter<'_, O> {
         Ok(())
     }
 
-    /// The target must be in this layer already: one in a lower layer needs a merge of all layers, one that follows is forbidden.
+    /// A target this layer does not have (yet) is one of a lower layer. Whiteouts of it do not matter: they, too, are about lower layers,
+    /// and in whatever order they come.
     fn hard_link(&mut self, target: &[u8], parents: &[&[u8]], name: &[u8]) -> Result<(), Refusal> {
         let Some(LayerPath {
             parents: target_parents,
@@ -311,35 +340,58 @@ impl<O: BlockOutput> Converter<'_, O> {
         else {
             return Err(Refusal::Entry("its hard link target is not a file"));
         };
-        let missing = Refusal::Entry("its hard link target is not an earlier entry of this layer");
-        let Some(target_parent) = self.existing(&target_parents)? else {
-            return Err(missing);
+        let node = match self.link_target(&target_parents, target_name)? {
+            LinkTarget::Own { directory, node } => {
+                let parent = self.directory(parents)?;
+                if (parent, name) == (directory, target_name) {
+                    return Err(Refusal::Entry("it is a hard link to itself"));
+                }
+                node
+            }
+            LinkTarget::Lower(path) if path.len() > path::MAX_PATH => {
+                return Err(PathError::TooLong.into());
+            }
+            LinkTarget::Lower(path) => {
+                let at = self.tree.store_text(&path)?;
+                let node = self.tree.add(NewNode::lower_link(at, path.len()));
+                self.tree.node_mut(node).set_lower_link();
+                node
+            }
         };
-        let Some(node) = self.tree.find(target_parent, target_name) else {
-            return Err(missing);
-        };
-        if self.tree.kind(node) == S_IFDIR || self.tree.node(node).is_whiteout() {
-            return Err(Refusal::Entry("its hard link target is not a file"));
-        }
         let parent = self.directory(parents)?;
-        if (parent, name) == (target_parent, target_name) {
-            return Err(Refusal::Entry("it is a hard link to itself"));
-        }
-        Ok(self.tree.link(parent, name, node)?)
+        self.tree.link(parent, name, node)?;
+        Ok(())
     }
 
-    fn existing(&self, components: &[&[u8]]) -> Result<Option<NodeId>, Refusal> {
-        let mut walk = path::Walk::new(components);
-        while let Some(name) = walk.next_name() {
-            match self.tree.find(walk.directory(), name.as_slice()) {
-                Some(node) if self.tree.kind(node) == S_IFDIR => walk.enter(node),
+    fn link_target(&self, parents: &[&[u8]], name: &[u8]) -> Result<LinkTarget, Refusal> {
+        let mut walk = path::Walk::new(parents);
+        while let Some(step) = walk.next_name() {
+            match self.tree.find(walk.directory(), &step) {
+                Some(node) if self.tree.kind(node) == S_IFDIR => walk.enter(node, step),
                 Some(node) if self.tree.kind(node) == S_IFLNK => {
                     walk.follow(self.tree.link_target(node))?
                 }
-                _ => return Ok(None),
+                Some(node) if !self.tree.node(node).is_whiteout() => {
+                    return Err(Refusal::Entry(
+                        "a parent of its hard link target is not a directory",
+                    ));
+                }
+                _ => {
+                    let path = [walk.rest(&step).as_slice(), b"/", name].concat();
+                    return Ok(LinkTarget::Lower(path));
+                }
             }
         }
-        Ok(Some(walk.directory()))
+        let directory = walk.directory();
+        match self.tree.find(directory, name) {
+            Some(node) if self.tree.kind(node) == S_IFDIR => {
+                Err(Refusal::Entry("its hard link target is not a file"))
+            }
+            Some(node) if !self.tree.node(node).is_whiteout() => {
+                Ok(LinkTarget::Own { directory, node })
+            }
+            _ => Ok(LinkTarget::Lower(walk.rest(name))),
+        }
     }
 
     /// The directory at `components`, symlinks of this layer followed, what is missing made.
@@ -349,16 +401,14 @@ impl<O: BlockOutput> Converter<'_, O> {
             let parent = walk.directory();
             let found = self.tree.find(parent, name.as_slice());
             match found.map(|node| (node, self.tree.kind(node))) {
-                Some((node, S_IFDIR)) => walk.enter(node),
+                Some((node, S_IFDIR)) => walk.enter(node, name),
                 Some((node, S_IFLNK)) => walk.follow(self.tree.link_target(node))?,
                 Some((node, _)) if !self.tree.node(node).is_whiteout() => {
                     return Err(Refusal::Entry("one of its parents is not a directory"));
                 }
                 _ => {
-                    // Implied directories count as entries: a short archive must not make a large tree.
-                    self.count(1)?;
-                    self.make_directory(parent, name.as_slice(), NewNode::implied_directory())?;
-                    walk.enter(self.tree.find(parent, name.as_slice()).expect("just made"));
+                    let made = self.imply_directory(parent, &name)?;
+                    walk.enter(made, name);
                 }
             }
         }
@@ -406,6 +456,11 @@ fn xattrs(entries: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<u8>, Refusal> {
         if name.starts_with(b"trusted.overlay.") {
             return Err(Refusal::Entry(
                 "an extended attribute of the overlay file system itself",
+            ));
+        }
+        if name.starts_with(MARK_PREFIX) {
+            return Err(Refusal::Entry(
+                "an extended attribute of the image store itself",
             ));
         }
         if name.len() > MAX_XATTR_NAME {

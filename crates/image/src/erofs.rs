@@ -1,4 +1,4 @@
-//! Writing EROFS images (Linux `fs/erofs/erofs_fs.h`, uncompressed layout), one layer each.
+//! Writing EROFS images (Linux `fs/erofs/erofs_fs.h`, uncompressed layout), and reading back the metadata of our own.
 //!
 //! ```text
 //! block 0        superblock at byte 1024
@@ -8,6 +8,10 @@
 //! ```
 //! Contents are final where they are first written; inodes and directories come last, when links, replacements and whiteouts are known.
 //! The result depends on the archive alone: no clock, no randomness, the UUID is from the diff id.
+//!
+//! A *layer* is such an image. Whiteouts are character devices 0:0 in it, all else it says about lower layers is in [`Marks`]. A *merged*
+//! image has the metadata of a whole image and no contents: the blocks of its files are those of the layers, which follow it on the same
+//! device, bottom layer first. Its superblock counts the blocks of all of them.
 
 use std::fs::File;
 use std::io;
@@ -19,22 +23,26 @@ mod data;
 mod directory;
 mod format;
 mod metadata;
+mod read;
 mod xattr;
 
 pub(crate) use data::DataWriter;
-pub(crate) use metadata::write as write_metadata;
-pub(crate) use xattr::{MAX_XATTR_NAME, MAX_XATTR_SET, XattrSet};
+pub(crate) use metadata::{write as write_metadata, write_merged};
+pub(crate) use read::{BlockInput, LayerReader, ReadError, StoredInode, Stream, names};
+pub(crate) use xattr::{MARK_PREFIX, MAX_XATTR_NAME, MAX_XATTR_SET, XattrSet};
+
+use format::Superblock;
 
 /// Block size in bytes.
 pub(crate) const BLOCK_SIZE: u64 = 4096;
 
-/// What the root of a layer is to the layers below.
+/// What an image holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RootKind {
-    /// They are merged.
+pub(crate) enum ImageKind {
+    /// One layer with its contents.
+    Layer,
+    /// The metadata of all layers of an image.
     Merged,
-    /// They are hidden: the layer began with an opaque whiteout of the root.
-    Opaque,
 }
 
 /// Where an image is written to.
@@ -56,18 +64,71 @@ impl BlockOutput for &File {
     }
 }
 
-/// Looks at a stored image: `None` if it is not the whole EROFS image of `diff_id`. Reads one block, does not verify contents.
-pub(crate) fn inspect(file: &File, diff_id: ImageDigest) -> io::Result<Option<RootKind>> {
+#[cfg(test)]
+impl BlockOutput for &mut Vec<u8> {
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let begin = usize::try_from(offset).expect("tests are small");
+        let end = begin + bytes.len();
+        if self.len() < end {
+            self.resize(end, 0);
+        }
+        self[begin..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_length(&mut self, length: u64) -> io::Result<()> {
+        self.resize(usize::try_from(length).expect("tests are small"), 0);
+        Ok(())
+    }
+}
+
+/// A stored layer, as far as its superblock tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LayerHeader {
+    /// Its length in blocks.
+    pub(crate) blocks: u32,
+    /// Tells layers of different layout apart, though made from the same archive.
+    pub(crate) checksum: u32,
+}
+
+/// Looks at a stored layer: `None` if it is not the whole image of `diff_id`. Reads one block, does not verify contents.
+pub(crate) fn inspect(file: &File, diff_id: ImageDigest) -> io::Result<Option<LayerHeader>> {
+    let Some((superblock, checksum, blocks)) = superblock(file)? else {
+        return Ok(None);
+    };
+    let ours = superblock.kind == ImageKind::Layer
+        && superblock.uuid == uuid(diff_id)
+        && u64::from(superblock.blocks) == blocks;
+    Ok(ours.then_some(LayerHeader {
+        blocks: superblock.blocks,
+        checksum,
+    }))
+}
+
+/// Whether `file` is the whole merged image with this identity, of layers that have so many blocks together. Reads one block.
+pub(crate) fn is_merged(file: &File, identity: ImageDigest, layer_blocks: u64) -> io::Result<bool> {
+    Ok(superblock(file)?.is_some_and(|(superblock, _, blocks)| {
+        superblock.kind == ImageKind::Merged
+            && superblock.uuid == uuid(identity)
+            && u64::from(superblock.blocks) == blocks + layer_blocks
+    }))
+}
+
+/// The superblock of a file of whole blocks, its checksum, and the number of blocks.
+fn superblock(file: &File) -> io::Result<Option<(Superblock, u32, u64)>> {
     let length = file.metadata()?.len();
-    let mut block = [0; BLOCK_SIZE as usize];
-    if length < BLOCK_SIZE {
+    if length < BLOCK_SIZE || !length.is_multiple_of(BLOCK_SIZE) {
         return Ok(None);
     }
+    let mut block = [0; BLOCK_SIZE as usize];
     file.read_exact_at(&mut block, 0)?;
-    Ok(
-        format::parse_superblock(&block, diff_id, length / BLOCK_SIZE)
-            .filter(|_| length.is_multiple_of(BLOCK_SIZE)),
-    )
+    Ok(Superblock::parse(&block)
+        .map(|(superblock, checksum)| (superblock, checksum, length / BLOCK_SIZE)))
+}
+
+fn uuid(digest: ImageDigest) -> [u8; 16] {
+    let bytes = digest.as_bytes().first_chunk();
+    *bytes.expect("a digest has 32 bytes")
 }
 
 #[cfg(test)]

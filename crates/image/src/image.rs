@@ -1,4 +1,4 @@
-//! An image as the launcher sees it: where its layers are, how its program is to be started, and which guest interface it was built for.
+//! An image as the launcher sees it: where its files are, how its program is to be started, and which guest interface it was built for.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,8 +18,16 @@ pub struct Image {
     pub manifest_digest: ImageDigest,
     /// How to start the image's program.
     pub config: ImageConfig,
-    /// Read-only EROFS files, bottom layer first. Layers hidden by an opaque root above them are left out.
-    pub layers: Vec<PathBuf>,
+    /// Read-only files that, one after the other, are the image's EROFS file system: first the merged metadata, then the layers with the
+    /// contents, bottom layer first, each once. Their lengths are multiples of 4096 bytes.
+    pub extents: Vec<PathBuf>,
+}
+
+impl Image {
+    /// The files of the layers, bottom layer first, each once.
+    pub fn layers(&self) -> &[PathBuf] {
+        self.extents.get(1..).unwrap_or_default()
+    }
 }
 
 /// The part of an OCI image configuration a launch uses (OCI image-spec, "Image Configuration").
@@ -142,7 +150,7 @@ mod tests {
             digest,
             manifest_digest: digest,
             config,
-            layers: Vec::new(),
+            extents: Vec::new(),
         }
     }
 

@@ -17,14 +17,20 @@ mod gc;
 mod image;
 mod layer;
 mod manifest;
+mod merge;
+mod merged;
 mod pin;
 mod pull;
 mod reference;
 mod registry;
+mod signature;
 mod store;
 #[cfg(test)]
 mod test_archive;
+#[cfg(test)]
+mod test_mount;
 mod tree;
+mod update;
 
 pub use archive::ArchiveError;
 pub use convert::{ConvertError, PathError};
@@ -35,10 +41,16 @@ pub use gc::{PruneMode, PruneScope, RemoveError, Removed};
 pub use image::{ApiMismatch, IMAGE_API_LABEL, Image, ImageConfig, check_api};
 pub use layer::{LayerError, fuzz_tar};
 pub use manifest::{Architecture, ManifestError, fuzz_manifest};
+pub use merge::MergeError;
 pub use pull::{
     AuthSources, LayerSummary, PlainHttp, Proxies, PullError, PullEvent, PullObserver, PullOptions,
     pull,
 };
 pub use reference::{Reference, ReferenceError};
 pub use registry::{CredentialError, RegistryError};
+pub use signature::{
+    IdentityRule, NotVerified, SignatureError, SignaturePolicy, SignaturePolicyError,
+    SignatureRefusal, SignatureRule,
+};
 pub use store::{Inventory, Lease, LeaseHolder, Store, StoreError, StoredImage, StoredLayer};
+pub use update::{UpdateError, UpdateState};

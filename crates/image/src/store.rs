@@ -24,6 +24,7 @@ use crate::config;
 use crate::digest::ImageDigest;
 use crate::erofs;
 use crate::image::Image;
+use crate::merge::MergeError;
 use crate::manifest::{
     self, Architecture, Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, ManifestError,
 };
@@ -89,6 +90,15 @@ pub enum StoreError {
         /// What is wrong with it.
         #[source]
         source: ManifestError,
+    },
+    /// The layers of an image do not fit together, or one is damaged.
+    #[error("cannot put the layers of {reference} together")]
+    Merge {
+        /// The image asked for.
+        reference: Reference,
+        /// Why.
+        #[source]
+        source: MergeError,
     },
     /// A layer of a recorded image is gone or cut.
     #[error(
@@ -218,25 +228,12 @@ impl Store {
         let (path, bytes) = self.content("configs", manifest.config.digest, MAX_CONFIG_BYTES)?;
         let parsed = config::parse(&bytes, resolved.architecture)
             .map_err(|source| StoreError::Unreadable { path, source })?;
-        let mut layers = Vec::with_capacity(parsed.diff_ids.len());
-        for layer in parsed.diff_ids {
-            let Some(root) = self.layer(layer)? else {
-                return Err(StoreError::LayerMissing {
-                    reference: reference.clone(),
-                    layer,
-                });
-            };
-            // The guest's overlay does not honour an opaque root, so what it hides is left out here.
-            if root == erofs::RootKind::Opaque {
-                layers.clear();
-            }
-            layers.push(self.layer_path(layer));
-        }
+        let extents = self.extents(reference, resolved.manifest, &parsed.diff_ids)?;
         Ok(Image {
             digest: resolved.digest,
             manifest_digest: resolved.manifest,
             config: parsed.config,
-            layers,
+            extents,
         })
     }
 
@@ -283,11 +280,11 @@ impl Store {
         Ok(())
     }
 
-    /// What the root of a stored layer is; `None` if the layer is not there or not whole.
+    /// A stored layer; `None` if it is not there or not whole.
     pub(crate) fn layer(
         &self,
         diff_id: ImageDigest,
-    ) -> Result<Option<erofs::RootKind>, StoreError> {
+    ) -> Result<Option<erofs::LayerHeader>, StoreError> {
         match fs_err::File::open(self.layer_path(diff_id)) {
             Ok(file) => erofs::inspect(file.file(), diff_id).map_err(|source| self.io(source)),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -5,6 +5,7 @@
 pub(crate) struct TestArchive(Vec<u8>);
 
 /// One entry being described.
+#[derive(Clone)]
 pub(crate) struct TestEntry {
     header: tar::Header,
     body: Vec<u8>,

@@ -1,4 +1,4 @@
-//! The file tree of one layer in memory: names, attributes and where the contents are, but no contents.
+//! The file tree of one layer, or of all layers of an image, in memory: names, attributes and where the contents are, but no contents.
 //!
 //! Made for a million entries in some tens of megabytes: nodes of 32 bytes, names in one buffer, attributes shared. A name that is
 //! replaced just points to another node; what hung below the old one can no longer be reached and is left out when the tree is written.
@@ -34,13 +34,23 @@ pub(crate) struct Node {
     pub(crate) mtime_ns: u32,
     /// Index into the shared attributes.
     attributes: u32,
-    /// First block of a file, place of a symlink's target, number of a device.
+    /// First block of a file, place of the target of a symlink or lower link, number of a device; in a merged tree the name of a
+    /// directory (index of its entry).
     pub(crate) data: u32,
     flags: u32,
 }
 
+/// Nothing of lower layers shows in this directory.
 const OPAQUE: u32 = 1;
+/// The name is gone from lower layers.
 const WHITEOUT: u32 = 2;
+/// A directory the layer does not name: a lower one at its place stays what it is.
+const IMPLIED: u32 = 4;
+/// Another name of a file of a lower layer.
+const LOWER_LINK: u32 = 8;
+
+/// What a name that was taken away points to.
+const GONE: NodeId = NodeId(u32::MAX);
 
 /// What many files have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -111,7 +121,8 @@ impl Tree {
             lookup: HashTable::new(),
             hasher: RandomState::new(),
         };
-        tree.add(NewNode::implied_directory());
+        let root = tree.add(NewNode::implied_directory());
+        tree.node_mut(root).set_implied(true);
         tree
     }
 
@@ -159,7 +170,29 @@ impl Tree {
         let hash = self.hasher.hash_one((parent, name));
         self.lookup
             .find(hash, |&at| self.is_named(at, parent, name))
-            .map(|&at| self.dentries[at as usize].node)
+            .map(|&at| self.dentries[at as usize])
+            .filter(|dentry| !dentry.is_gone())
+            .map(|dentry| dentry.node)
+    }
+
+    /// Takes the name `name` in `parent` away.
+    pub(crate) fn unlink(&mut self, parent: NodeId, name: &[u8]) {
+        let hash = self.hasher.hash_one((parent, name));
+        let found = self
+            .lookup
+            .find(hash, |&at| self.is_named(at, parent, name));
+        if let Some(&at) = found {
+            self.dentries[at as usize].node = GONE;
+        }
+    }
+
+    /// Takes all names in `directory` away. Looks at every name of the tree.
+    pub(crate) fn unlink_all(&mut self, directory: NodeId) {
+        for dentry in &mut self.dentries {
+            if dentry.parent == directory {
+                dentry.node = GONE;
+            }
+        }
     }
 
     /// Makes a file that has no name yet.
@@ -184,27 +217,28 @@ impl Tree {
         id
     }
 
-    /// Gives an existing file other attributes and times; what it contains stays.
+    /// Gives an existing file other attributes and times; what it contains stays. They are named now, no longer implied.
     pub(crate) fn set_attributes(&mut self, id: NodeId, new: NewNode) {
         let attributes = self.intern(new.attributes);
         let node = self.node_mut(id);
         (node.attributes, node.mtime, node.mtime_ns) = (attributes, new.mtime, new.mtime_ns);
+        node.set_implied(false);
     }
 
-    /// Gives `node` the name `name` in `parent`, in place of what had it.
+    /// Gives `node` the name `name` in `parent`, in place of what had it; gives the index of the name.
     pub(crate) fn link(
         &mut self,
         parent: NodeId,
         name: &[u8],
         node: NodeId,
-    ) -> Result<(), TreeFull> {
+    ) -> Result<u32, TreeFull> {
         let hash = self.hasher.hash_one((parent, name));
         if let Some(&at) = self
             .lookup
             .find(hash, |&at| self.is_named(at, parent, name))
         {
             self.dentries[at as usize].node = node;
-            return Ok(());
+            return Ok(at);
         }
         let name_at = self.store_text(name)?;
         let name_length = u8::try_from(name.len()).expect("names have at most 255 bytes");
@@ -229,7 +263,7 @@ impl Tree {
                 &text[dentry.name_at as usize..][..usize::from(dentry.name_length)],
             ))
         });
-        Ok(())
+        Ok(at)
     }
 
     /// Gives back the memory that finding names takes; from now on nothing is found.
@@ -297,31 +331,54 @@ impl Node {
     pub(crate) fn set_whiteout(&mut self) {
         self.flags |= WHITEOUT;
     }
+
+    pub(crate) fn is_implied(&self) -> bool {
+        self.flags & IMPLIED != 0
+    }
+
+    pub(crate) fn set_implied(&mut self, implied: bool) {
+        self.flags = self.flags & !IMPLIED | if implied { IMPLIED } else { 0 };
+    }
+
+    pub(crate) fn is_lower_link(&self) -> bool {
+        self.flags & LOWER_LINK != 0
+    }
+
+    pub(crate) fn set_lower_link(&mut self) {
+        self.flags |= LOWER_LINK;
+    }
+}
+
+impl Dentry {
+    /// Whether the name was taken away.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.node == GONE
+    }
 }
 
 impl NewNode {
-    /// A directory the archive does not name, only something below it. What a lower layer says about it is not taken over yet:
-    /// that needs a merge of all layers.
+    /// A directory the archive does not name, only something below it: what it is where no lower layer has it.
     pub(crate) fn implied_directory() -> Self {
-        let attributes = Attributes {
-            mode: S_IFDIR | 0o755,
-            uid: 0,
-            gid: 0,
-            xattrs: 0,
-        };
+        Self::plain(S_IFDIR | 0o755)
+    }
+
+    /// The stand-in for a file of a lower layer, whose path is kept at `at` of the tree's text.
+    pub(crate) fn lower_link(at: u32, length: usize) -> Self {
         Self {
-            attributes,
-            mtime: 0,
-            mtime_ns: 0,
-            size: 0,
-            data: 0,
+            size: length as u64,
+            data: at,
+            ..Self::plain(S_IFREG)
         }
     }
 
-    /// The overlay's sign that a name of a lower layer is gone: a character device 0:0.
+    /// The sign that a name of a lower layer is gone: a character device 0:0, as overlayfs has it.
     pub(crate) fn whiteout() -> Self {
+        Self::plain(S_IFCHR)
+    }
+
+    fn plain(mode: u16) -> Self {
         let attributes = Attributes {
-            mode: S_IFCHR,
+            mode,
             uid: 0,
             gid: 0,
             xattrs: 0,

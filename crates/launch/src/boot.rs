@@ -85,7 +85,6 @@ impl Prepared {
         let mut boot = boot(
             &request,
             &resolved.plan,
-            &resolved.image,
             link,
             egress.ca_pem(),
         )?;

@@ -6,10 +6,9 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_vm_gateway::LinkAddresses;
-use agent_vm_image::Image;
 use agent_vm_protocol::{
-    Access, Boot, BootFile, GuestPath, GuestPathError, Ipv4Config, Ipv6Config, Network, Root,
-    Share, ShareKind, Upper,
+    Access, Boot, BootFile, GuestPath, GuestPathError, Ipv4Config, Ipv6Config, Lower, Network,
+    Root, Share, ShareKind, Upper,
 };
 
 use crate::plan::Plan;
@@ -46,7 +45,6 @@ pub(crate) fn guest_path(path: &Path) -> Result<GuestPath, GuestPathInvalid> {
 pub(crate) fn boot(
     request: &LaunchRequest,
     plan: &Plan,
-    image: &Image,
     link: (&LinkAddresses, u16),
     ca_pem: &str,
 ) -> Result<Boot, GuestPathInvalid> {
@@ -77,7 +75,7 @@ pub(crate) fn boot(
         .unwrap_or_default();
     Ok(Boot {
         root: Root {
-            layers: u16::try_from(image.layers.len()).unwrap_or(u16::MAX),
+            lower: Lower::Image,
             upper: Upper::Disk,
         },
         shares,

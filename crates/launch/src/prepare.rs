@@ -9,7 +9,7 @@ use agent_vm_egress::{
     AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule,
     HeaderRuleError, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
 };
-use agent_vm_image::{DiskError, Lease, StoreError};
+use agent_vm_image::{DiskError, Lease, StoreError, clone_disk};
 use agent_vm_policy::{FlowPattern, Policy};
 use agent_vm_secret::Secret;
 use agent_vm_state::{SessionDirectory, SessionError, SessionId};
@@ -99,25 +99,39 @@ impl Resolved {
     }
 }
 
-/// The layers, bottom first, then the writable disk.
+/// The image, then the writable disk.
 fn disks(resolved: &Resolved, session: &SessionDirectory) -> Result<Vec<vmm::Disk>, PrepareError> {
-    let mut disks = Vec::with_capacity(resolved.image.layers.len() + 1);
-    for layer in &resolved.image.layers {
-        let image = open("the image layer", layer, OFlags::RDONLY)?;
-        disks.push(vmm::Disk {
-            image,
-            access: vmm::Access::ReadOnly,
-        });
-    }
-    let path = session.path().join("disk.ext4");
-    let disk = resolved
-        .store
-        .writable_disk(&path, resolved.request.machine.disk_bytes)?;
-    disks.push(vmm::Disk {
-        image: disk.into(),
+    let files = resolved.image.extents.iter();
+    let parts = files.map(|file| open("the image", file, OFlags::RDONLY));
+    let image = vmm::Disk::Joined {
+        parts: parts.collect::<Result<_, _>>()?,
+    };
+    let writable = vmm::Disk::Raw {
+        image: writable_disk(resolved, session)?.into(),
         access: vmm::Access::ReadWrite,
-    });
-    Ok(disks)
+    };
+    Ok(vec![image, writable])
+}
+
+/// An empty disk, or a clone of the base.
+fn writable_disk(
+    resolved: &Resolved,
+    session: &SessionDirectory,
+) -> Result<std::fs::File, DiskError> {
+    let (path, size) = (disk_path(session), resolved.request.machine.disk_bytes);
+    match &resolved.disk.from {
+        None => resolved.store.writable_disk(&path, size),
+        Some(base) => {
+            let (disk, method) = clone_disk(base, &path, size)?;
+            tracing::debug!(?method, "the base is cloned");
+            Ok(disk)
+        }
+    }
+}
+
+/// Where the writable disk of a session is while it runs.
+pub(crate) fn disk_path(session: &SessionDirectory) -> PathBuf {
+    session.path().join("disk.ext4")
 }
 
 fn shares(plan: &Plan) -> Result<Vec<vmm::Share>, PrepareError> {

@@ -29,13 +29,22 @@ pub struct Boot {
     pub max_open_files: u64,
 }
 
-/// The root file system. Disks are virtio-blk in this order: layers bottom first, then the writable disk.
+/// The root file system. Disks are virtio-blk in this order: the image, then the writable disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
-    /// Number of EROFS layers. 0 means no image: the root is an empty tmpfs (tests).
-    pub layers: u16,
+    /// What is under the changes.
+    pub lower: Lower,
     /// Where changes go.
     pub upper: Upper,
+}
+
+/// The read-only part of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lower {
+    /// Nothing: the root is what is written into it (tests).
+    Empty,
+    /// The first disk, one EROFS with all of the image.
+    Image,
 }
 
 /// The writable layer of the overlay.
@@ -43,7 +52,7 @@ pub struct Root {
 pub enum Upper {
     /// Memory; gone at power-off.
     Tmpfs,
-    /// The ext4 disk after the layers, grown to the size of its device.
+    /// The ext4 disk after the image, grown to the size of its device.
     Disk,
 }
 

@@ -70,11 +70,11 @@ fn main() {
     };
     for word in rest {
         match word.split_once('=').unwrap() {
-            ("disk", path) => spec.disks.push(Disk {
+            ("disk", path) => spec.disks.push(Disk::Raw {
                 image: open(path, false),
                 access: Access::ReadOnly,
             }),
-            ("disk-rw", path) => spec.disks.push(Disk {
+            ("disk-rw", path) => spec.disks.push(Disk::Raw {
                 image: open(path, true),
                 access: Access::ReadWrite,
             }),

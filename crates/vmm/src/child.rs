@@ -12,11 +12,12 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::confine::ConfineError;
 use crate::console::PanicNote;
+use crate::disk::OpenDisk;
 use crate::engine::{EngineError, Parts, Stop};
 use crate::exit::Report;
 use crate::kernel::KernelError;
 use crate::preflight::KvmError;
-use crate::spec::{Access, WireSpec};
+use crate::spec::{Access, WireDisk, WireSpec};
 
 /// Exit status of a child that could not become a VM.
 const STATUS_NOT_STARTED: i32 = 1;
@@ -117,7 +118,7 @@ impl Reporter {
 struct Inherited {
     kernel: OwnedFd,
     init: OwnedFd,
-    disks: Vec<(OwnedFd, Access)>,
+    disks: Vec<OpenDisk>,
     shares: Vec<(OwnedFd, Access)>,
     network: OwnedFd,
     control: OwnedFd,
@@ -134,7 +135,16 @@ impl Inherited {
             (next()?, next()?, next()?, next()?, next()?);
         let mut disks = Vec::with_capacity(spec.disks.len());
         for disk in &spec.disks {
-            disks.push((next()?, disk.access));
+            disks.push(match disk {
+                WireDisk::Raw { access, .. } => OpenDisk::Raw {
+                    image: next()?,
+                    access: *access,
+                },
+                WireDisk::Joined { parts } => {
+                    let parts = parts.iter().map(|_| next()).collect::<Result<_, _>>()?;
+                    OpenDisk::join(parts)?
+                }
+            });
         }
         let mut shares = Vec::with_capacity(spec.shares.len());
         for share in &spec.shares {

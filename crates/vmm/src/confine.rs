@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
+use crate::disk::OpenDisk;
 use crate::spec::Access;
 
 mod files;
@@ -17,7 +18,7 @@ mod syscalls;
 
 /// What the file system rules must allow.
 pub(crate) struct Grants<'a> {
-    pub(crate) disks: &'a [(OwnedFd, Access)],
+    pub(crate) disks: &'a [OpenDisk],
     pub(crate) shares: &'a [(OwnedFd, Access)],
 }
 

@@ -7,12 +7,11 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 
-use msb_krun_devices::virtio::block::{ImageType, SyncMode};
+use msb_krun_devices::virtio::block::SyncMode;
 use msb_krun_devices::virtio::fs::DynFileSystem;
 use msb_krun_devices::virtio::net::device::VirtioNetBackend;
 use msb_krun_devices::virtio::net::rate_limit::RateLimiters;
@@ -31,9 +30,10 @@ use msb_krun_vmm::vmm_config::net::NetworkInterfaceConfig;
 use msb_krun_vmm::vmm_config::vsock::VsockDeviceConfig;
 
 use crate::control_port::{CONTROL_PORT, ControlPort, GUEST_CID};
+use crate::disk::OpenDisk;
 use crate::kernel::MappedKernel;
 use crate::net_link::{FEATURES, NetLink};
-use crate::spec::Access;
+use crate::spec::{Access, MAX_DISKS};
 
 /// What the guest kernel is told, the same for every VM.
 ///
@@ -56,6 +56,7 @@ const FIXED_DEVICES: usize = 5;
 /// has more, but every change of a line costs a call that waits for all processors: some 500 of
 /// them during a boot.
 const KERNEL_IRQ_DEVICES: usize = 10;
+const _: () = assert!(FIXED_DEVICES + MAX_DISKS <= KERNEL_IRQ_DEVICES);
 /// The engine's mark for "the guest announced no exit code".
 const NOT_ANNOUNCED: i32 = i32::MAX;
 
@@ -65,7 +66,7 @@ pub(crate) struct Parts {
     pub(crate) memory_mib: u32,
     pub(crate) kernel: MappedKernel,
     pub(crate) files: Arc<dyn DynFileSystem>,
-    pub(crate) disks: Vec<(OwnedFd, Access)>,
+    pub(crate) disks: Vec<OpenDisk>,
     pub(crate) network: Option<OwnedFd>,
     pub(crate) control: Option<OwnedFd>,
 }
@@ -121,7 +122,8 @@ pub(crate) fn run(
     let exit_event =
         EventFd::new(EFD_NONBLOCK).map_err(|error| EngineError::Start(error.to_string()))?;
     let announced = Arc::new(AtomicI32::new(NOT_ANNOUNCED));
-    let (sender, receiver) = crossbeam_channel::unbounded();
+    // For the engine's own interrupt controller, which is not used.
+    let (sender, _receiver) = crossbeam_channel::unbounded();
     let (vmm, _placement) = build_microvm_paused(
         &mut resources,
         &mut events,
@@ -134,11 +136,6 @@ pub(crate) fn run(
     // The engine has opened the disks for itself.
     drop(parts.disks);
     crate::ffi::default_termination();
-    if resources.split_irqchip {
-        // Serves the engine's interrupt controller, and would spin if there were none.
-        msb_krun_vmm::worker::start_worker_thread(Arc::clone(&vmm), receiver)
-            .map_err(|error| EngineError::Start(error.to_string()))?;
-    }
     {
         let mut vmm = vmm
             .lock()
@@ -164,7 +161,7 @@ fn stop_reason(announced: &AtomicI32, code: i32) -> Stop {
 
 fn machine(parts: &Parts) -> Result<VmResources, EngineError> {
     let mut resources = VmResources::default();
-    resources.split_irqchip = FIXED_DEVICES + parts.disks.len() > KERNEL_IRQ_DEVICES;
+    resources.split_irqchip = false;
     resources.enable_balloon = false;
     resources.enable_rng = true;
     resources.disable_implicit_console = true;
@@ -219,17 +216,15 @@ fn attach_files(resources: &mut VmResources, files: Arc<dyn DynFileSystem>) {
     });
 }
 
-fn attach_disks(
-    resources: &mut VmResources,
-    disks: &[(OwnedFd, Access)],
-) -> Result<(), EngineError> {
-    for (index, (image, access)) in disks.iter().enumerate() {
+fn attach_disks(resources: &mut VmResources, disks: &[OpenDisk]) -> Result<(), EngineError> {
+    for (index, disk) in disks.iter().enumerate() {
+        let (path, format) = disk.source();
         let config = BlockDeviceConfig {
             block_id: format!("disk{index}"),
             cache_type: CacheType::Writeback,
-            disk_image_path: fd_path(image).to_string_lossy().into_owned(),
-            disk_image_format: ImageType::Raw,
-            is_disk_read_only: *access == Access::ReadOnly,
+            disk_image_path: path.to_string_lossy().into_owned(),
+            disk_image_format: format,
+            is_disk_read_only: disk.access() == Access::ReadOnly,
             direct_io: false,
             sync_mode: SyncMode::Relaxed,
             backend: None,
@@ -270,11 +265,6 @@ fn attach_control(resources: &mut VmResources, socket: OwnedFd) -> Result<(), En
     resources
         .set_vsock_device(config)
         .map_err(|error| EngineError::part("control connection")(error.to_string()))
-}
-
-/// A path that opens the file behind `fd` again.
-pub(crate) fn fd_path(fd: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ mod convert;
 pub const EXIT_CODE_IOCTL: u32 = 0x7602;
 
 /// Empty directories of the root, mount points for the guest's first program.
-const MOUNT_POINTS: [&str; 8] = ["dev", "proc", "sys", "run", "tmp", "layers", "disk", "root"];
+const MOUNT_POINTS: [&str; 8] = ["dev", "proc", "sys", "run", "tmp", "image", "disk", "root"];
 /// Descriptors assumed when the limit is unlimited.
 const MANY_DESCRIPTORS: u64 = 1 << 20;
 

@@ -20,6 +20,7 @@ mod child;
 mod confine;
 mod console;
 mod control_port;
+mod disk;
 mod engine;
 mod exit;
 mod ffi;
@@ -40,7 +41,7 @@ pub use kernel::{KernelError, MAX_KERNEL_FILE};
 pub use memory::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, SizeError};
 pub use preflight::{KVM_DEVICE, KvmError, PROBE_LIMIT, preflight, probe_tiny_guest};
 pub use spec::{
-    Access, Disk, GuestOwner, MAX_DISKS, MAX_PROTECTED, MAX_PROTECTED_LEN, MAX_SHARES,
+    Access, Disk, GuestOwner, MAX_DISKS, MAX_PARTS, MAX_PROTECTED, MAX_PROTECTED_LEN, MAX_SHARES,
     ProtectedPath, Share, SpecError, VmSpec, WhenMissing,
 };
 pub use vm::{CHILD_COMMAND, SpawnError, Vm, spawn};

@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::SizeError;
 
-/// Most disks of a VM: the guest names them with one letter, `/dev/vda` to `/dev/vdz`.
-pub const MAX_DISKS: usize = 26;
+/// Most disks of a VM: with the devices every VM has, as many as the kernel's interrupt controller has lines for.
+pub const MAX_DISKS: usize = 5;
+/// Most parts of a joined disk: the merged metadata and 127 layers of an image.
+pub const MAX_PARTS: usize = 128;
 /// Most shares of a VM.
 pub const MAX_SHARES: usize = 128;
 /// Most protected paths of one share.
@@ -23,7 +25,7 @@ pub const MAX_PROTECTED: usize = 64;
 pub const MAX_PROTECTED_LEN: usize = 4096;
 
 /// Version of the description; launcher and child are the same binary, so it only tells a mistake.
-const WIRE_VERSION: u8 = 1;
+const WIRE_VERSION: u8 = 2;
 /// Bytes of a description.
 const MAX_WIRE: u64 = 1 << 20;
 
@@ -38,11 +40,19 @@ pub enum Access {
 
 /// One virtio disk. The guest sees them in order as `/dev/vda`, `/dev/vdb`, …
 #[derive(Debug)]
-pub struct Disk {
-    /// The raw image, a regular file opened for reading (and writing when it is writable).
-    pub image: OwnedFd,
-    /// Whether the guest may write to it.
-    pub access: Access,
+pub enum Disk {
+    /// One file.
+    Raw {
+        /// The raw image, a regular file opened for reading (and writing when it is writable).
+        image: OwnedFd,
+        /// Whether the guest may write to it.
+        access: Access,
+    },
+    /// Several files, one after the other, that the guest may only read.
+    Joined {
+        /// 1 to [`MAX_PARTS`] regular files opened for reading, each a multiple of 512 bytes long and not empty.
+        parts: Vec<OwnedFd>,
+    },
 }
 
 /// One host directory or file the guest sees as `/shares/N`, numbered in order from 0.
@@ -140,6 +150,11 @@ impl VmSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         crate::memory::check(self.vcpus, self.memory_mib)?;
         at_most("disks", self.disks.len(), MAX_DISKS)?;
+        for disk in &self.disks {
+            if let Disk::Joined { parts } = disk {
+                at_most("parts of a disk", parts.len(), MAX_PARTS)?;
+            }
+        }
         at_most("shares", self.shares.len(), MAX_SHARES)?;
         for share in &self.shares {
             at_most(
@@ -192,9 +207,18 @@ pub(crate) struct WireSpec {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct WireDisk {
-    pub(crate) image: RawFd,
-    pub(crate) access: Access,
+pub(crate) enum WireDisk {
+    Raw { image: RawFd, access: Access },
+    Joined { parts: Vec<RawFd> },
+}
+
+impl WireDisk {
+    fn numbers(&self) -> &[RawFd] {
+        match self {
+            Self::Raw { image, .. } => std::slice::from_ref(image),
+            Self::Joined { parts } => parts,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,7 +238,7 @@ impl WireSpec {
             self.control,
             self.status,
         ];
-        let disks = self.disks.iter().map(|disk| disk.image);
+        let disks = self.disks.iter().flat_map(WireDisk::numbers).copied();
         let shares = self.shares.iter().map(|share| share.root);
         fixed.into_iter().chain(disks).chain(shares).collect()
     }
@@ -222,6 +246,10 @@ impl WireSpec {
     fn within_bounds(&self) -> bool {
         crate::memory::check(self.vcpus, self.memory_mib).is_ok()
             && self.disks.len() <= MAX_DISKS
+            && self
+                .disks
+                .iter()
+                .all(|disk| disk.numbers().len() <= MAX_PARTS)
             && self.shares.len() <= MAX_SHARES
             && self.shares.iter().all(|share| {
                 share.protected.len() <= MAX_PROTECTED

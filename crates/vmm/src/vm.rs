@@ -10,7 +10,7 @@ use agent_vm_process::{Child, ChildCommand, ChildStdio};
 use rustix::pipe::PipeFlags;
 
 use crate::exit::VmExit;
-use crate::spec::{SpecError, VmSpec, WireDisk, WireShare, WireSpec};
+use crate::spec::{Disk, SpecError, VmSpec, WireDisk, WireShare, WireSpec};
 
 /// The word that makes this binary enter [`crate::child_main`].
 pub const CHILD_COMMAND: &str = "__vmm";
@@ -61,9 +61,14 @@ pub fn spawn(spec: VmSpec) -> Result<Vm, SpawnError> {
     let mut pass = |fd| command.pass_fd(fd).map_err(SpawnError::Prepare);
     let mut disks = Vec::with_capacity(spec.disks.len());
     for disk in spec.disks {
-        disks.push(WireDisk {
-            image: pass(disk.image)?,
-            access: disk.access,
+        disks.push(match disk {
+            Disk::Raw { image, access } => WireDisk::Raw {
+                image: pass(image)?,
+                access,
+            },
+            Disk::Joined { parts } => WireDisk::Joined {
+                parts: parts.into_iter().map(&mut pass).collect::<Result<_, _>>()?,
+            },
         });
     }
     let mut shares = Vec::with_capacity(spec.shares.len());

@@ -1,4 +1,4 @@
-//! Names inside a layer: normalised, bounded, and walked without ever leaving the layer's root.
+//! Names inside a layer or an image: normalised, bounded, and walked without ever leaving its root.
 
 use crate::tree::{NodeId, ROOT};
 
@@ -44,7 +44,7 @@ pub enum PathError {
 
 /// What a whiteout takes away.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Whiteout<'a> {
+pub(crate) enum Whiteout<'a> {
     /// All that lower layers have in the directory.
     Opaque,
     /// One name.
@@ -53,16 +53,16 @@ pub(super) enum Whiteout<'a> {
 
 /// A normalised path.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct LayerPath<'a> {
-    pub(super) parents: Vec<&'a [u8]>,
+pub(crate) struct LayerPath<'a> {
+    pub(crate) parents: Vec<&'a [u8]>,
     /// `None` for the root itself.
-    pub(super) name: Option<&'a [u8]>,
-    pub(super) whiteout: Option<Whiteout<'a>>,
+    pub(crate) name: Option<&'a [u8]>,
+    pub(crate) whiteout: Option<Whiteout<'a>>,
 }
 
 impl<'a> LayerPath<'a> {
     /// Drops leading and doubled slashes and `.`; `None` for bookkeeping names (`.wh..wh.…`) that are no part of the layer.
-    pub(super) fn parse(path: &'a [u8]) -> Result<Option<Self>, PathError> {
+    pub(crate) fn parse(path: &'a [u8]) -> Result<Option<Self>, PathError> {
         if path.len() > MAX_PATH {
             return Err(PathError::TooLong);
         }
@@ -107,7 +107,7 @@ impl<'a> LayerPath<'a> {
 }
 
 /// A symlink's target: any bytes but NUL, not empty, not too long. Where it leads does not matter until someone walks it.
-pub(super) fn check_link_target(target: &[u8]) -> Result<(), PathError> {
+pub(crate) fn check_link_target(target: &[u8]) -> Result<(), PathError> {
     match target {
         [] => Err(PathError::Empty),
         long if long.len() > MAX_PATH => Err(PathError::TooLong),
@@ -117,17 +117,17 @@ pub(super) fn check_link_target(target: &[u8]) -> Result<(), PathError> {
 }
 
 /// A walk from the root through directories and symlinks; `..` in a symlink stops at the root, as in a chroot.
-pub(super) struct Walk {
+pub(crate) struct Walk {
     /// Names still to go, the next one last.
     ahead: Vec<Vec<u8>>,
-    /// Directories on the way, without the root.
-    way: Vec<NodeId>,
+    /// Directories on the way with their names, without the root.
+    way: Vec<(NodeId, Vec<u8>)>,
     links: u32,
     steps: u32,
 }
 
 impl Walk {
-    pub(super) fn new(components: &[&[u8]]) -> Self {
+    pub(crate) fn new(components: &[&[u8]]) -> Self {
         let ahead = components
             .iter()
             .rev()
@@ -141,13 +141,43 @@ impl Walk {
         }
     }
 
+    /// A walk that has come to a directory by this way, from below the root.
+    pub(crate) fn from_way(way: Vec<(NodeId, Vec<u8>)>) -> Self {
+        Self {
+            way,
+            ..Self::new(&[])
+        }
+    }
+
     /// Where the walk is.
-    pub(super) fn directory(&self) -> NodeId {
-        self.way.last().copied().unwrap_or(ROOT)
+    pub(crate) fn directory(&self) -> NodeId {
+        self.way.last().map_or(ROOT, |(node, _)| *node)
+    }
+
+    /// The directory above the one where the walk is, and its name there; `None` at the root.
+    pub(crate) fn place(&self) -> Option<(NodeId, &[u8])> {
+        let (_, name) = self.way.last()?;
+        let above = self.way.len().checked_sub(2).map(|at| self.way[at].0);
+        Some((above.unwrap_or(ROOT), name))
+    }
+
+    /// The whole path without symlinks: the way, then `name` and what was still to go.
+    pub(crate) fn rest(&self, name: &[u8]) -> Vec<u8> {
+        let way = self.way.iter().map(|(_, name)| name.as_slice());
+        let ahead = self.ahead.iter().rev().map(Vec::as_slice);
+        way.chain([name])
+            .chain(ahead)
+            .collect::<Vec<_>>()
+            .join(&b'/')
+    }
+
+    /// Parts of symlink targets so far.
+    pub(crate) fn steps(&self) -> u32 {
+        self.steps
     }
 
     /// The next name to look up in [`Self::directory`]; `None` at the end.
-    pub(super) fn next_name(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn next_name(&mut self) -> Option<Vec<u8>> {
         loop {
             let name = self.ahead.pop()?;
             if name == b".." {
@@ -159,12 +189,12 @@ impl Walk {
     }
 
     /// The name was a directory.
-    pub(super) fn enter(&mut self, directory: NodeId) {
-        self.way.push(directory);
+    pub(crate) fn enter(&mut self, directory: NodeId, name: Vec<u8>) {
+        self.way.push((directory, name));
     }
 
     /// The name was a symlink to `target`.
-    pub(super) fn follow(&mut self, target: &[u8]) -> Result<(), PathError> {
+    pub(crate) fn follow(&mut self, target: &[u8]) -> Result<(), PathError> {
         self.links += 1;
         let components: Vec<_> = target
             .split(|&byte| byte == b'/')

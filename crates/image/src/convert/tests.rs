@@ -30,7 +30,8 @@ impl BlockOutput for Nowhere {
     }
 }
 
-/// All that can be reached, one line each: `a/ 755`, `a/f 644 #5` (size), `l -> t`, `-w` (whiteout), `a/! 755` (opaque).
+/// All that can be reached, one line each: `a/ 755`, `a/~` (implied), `a/! 755` (opaque), `a/f 644 #5` (size), `l -> t`, `-w` (whiteout),
+/// `h => t` (link to a lower file).
 fn listing(tree: &Tree) -> Vec<String> {
     let mut lines = Vec::new();
     let mut ahead = vec![(ROOT, String::new())];
@@ -46,17 +47,21 @@ fn listing(tree: &Tree) -> Vec<String> {
             lines.push(match mode & S_IFMT {
                 S_IFDIR => {
                     ahead.push((dentry.node, format!("{path}/")));
-                    format!(
-                        "{path}/{} {:o}",
-                        if node.is_opaque() { "!" } else { "" },
-                        mode & !S_IFMT
-                    )
+                    let opaque = if node.is_opaque() { "!" } else { "" };
+                    match node.is_implied() {
+                        true => format!("{path}/{opaque}~"),
+                        false => format!("{path}/{opaque} {:o}", mode & !S_IFMT),
+                    }
                 }
                 S_IFLNK => format!(
                     "{path} -> {}",
                     String::from_utf8_lossy(tree.link_target(dentry.node))
                 ),
                 S_IFCHR if node.is_whiteout() => format!("-{path}"),
+                S_IFREG if node.is_lower_link() => format!(
+                    "{path} => {}",
+                    String::from_utf8_lossy(tree.link_target(dentry.node))
+                ),
                 S_IFREG => format!("{path} {:o} #{}", mode & !S_IFMT, node.size),
                 other => format!("{path} {other:o}"),
             });
@@ -86,13 +91,7 @@ use TestEntry as E;
 fn names_are_normalised() {
     assert_eq!(
         accepted([E::file("./a//b/./c", "x"), E::file("/etc/f", "xy")]),
-        [
-            "a/ 755",
-            "a/b/ 755",
-            "a/b/c 644 #1",
-            "etc/ 755",
-            "etc/f 644 #2"
-        ]
+        ["a/b/c 644 #1", "a/b/~", "a/~", "etc/f 644 #2", "etc/~"]
     );
     assert_eq!(
         accepted([E::file([0xff, 0x1b], "")]),
@@ -171,20 +170,15 @@ fn the_last_entry_of_a_name_wins() {
 fn parents_are_followed_through_symlinks_inside_the_layer_only() {
     assert_eq!(
         accepted([E::symlink("lib", "usr/lib"), E::file("lib/x", "")]),
-        [
-            "lib -> usr/lib",
-            "usr/ 755",
-            "usr/lib/ 755",
-            "usr/lib/x 644 #0"
-        ]
+        ["lib -> usr/lib", "usr/lib/x 644 #0", "usr/lib/~", "usr/~"]
     );
     assert_eq!(
         accepted([E::symlink("a/up", "../../../../b"), E::file("a/up/x", "")]),
-        ["a/ 755", "a/up -> ../../../../b", "b/ 755", "b/x 644 #0"]
+        ["a/up -> ../../../../b", "a/~", "b/x 644 #0", "b/~"]
     );
     assert_eq!(
         accepted([E::symlink("abs", "/etc"), E::file("abs/passwd", "")]),
-        ["abs -> /etc", "etc/ 755", "etc/passwd 644 #0"]
+        ["abs -> /etc", "etc/passwd 644 #0", "etc/~"]
     );
     assert_eq!(
         accepted([E::symlink("l", "d"), E::file("l", "x")]),
@@ -223,7 +217,7 @@ fn parents_are_followed_through_symlinks_inside_the_layer_only() {
 
 #[test]
 fn whiteouts_take_away_lower_names_never_own_ones() {
-    assert_eq!(accepted([E::file("d/.wh.f", "")]), ["-d/f", "d/ 755"]);
+    assert_eq!(accepted([E::file("d/.wh.f", "")]), ["-d/f", "d/~"]);
     assert_eq!(
         accepted([E::file("f", "x"), E::file(".wh.f", "")]),
         ["f 644 #1"]
@@ -245,8 +239,12 @@ fn whiteouts_take_away_lower_names_never_own_ones() {
         ["d/! 755", "d/f 644 #0"]
     );
     assert_eq!(
-        accepted([E::file("d/f", ""), E::file("d/.wh..wh..opq", "")]),
+        accepted([E::file("d/f", ""), E::file(".wh.d", "")]),
         ["d/! 755", "d/f 644 #0"]
+    );
+    assert_eq!(
+        accepted([E::file("d/f", ""), E::file("d/.wh..wh..opq", "")]),
+        ["d/!~", "d/f 644 #0"]
     );
     assert_eq!(
         accepted([E::file("d/.wh..wh..opq", ""), E::directory("d").mode(0o700)]),
@@ -254,7 +252,7 @@ fn whiteouts_take_away_lower_names_never_own_ones() {
     );
     assert_eq!(
         accepted([E::symlink("l", "d"), E::file("l/.wh.f", "")]),
-        ["-d/f", "d/ 755", "l -> d"]
+        ["-d/f", "d/~", "l -> d"]
     );
     assert_eq!(
         accepted([
@@ -272,7 +270,7 @@ fn whiteouts_take_away_lower_names_never_own_ones() {
 fn hard_links_name_earlier_files_of_the_layer() {
     assert_eq!(
         accepted([E::file("a", "x"), E::hard_link("b/c", "./a")]),
-        ["a 644 #1", "b/ 755", "b/c 644 #1"]
+        ["a 644 #1", "b/c 644 #1", "b/~"]
     );
     assert_eq!(
         accepted([E::symlink("a", "t"), E::hard_link("b", "a")]),
@@ -292,20 +290,16 @@ fn hard_links_name_earlier_files_of_the_layer() {
             E::file("d/f", "x"),
             E::hard_link("h", "l/f")
         ]),
-        ["d/ 755", "d/f 644 #1", "h 644 #1", "l -> d"]
+        ["d/f 644 #1", "d/~", "h 644 #1", "l -> d"]
     );
     for (entries, said) in [
         (
-            vec![E::hard_link("b", "a"), E::file("a", "x")],
-            "not an earlier entry of this layer",
+            vec![E::file("f", ""), E::hard_link("a", "f/x")],
+            "a parent of its hard link target is not a directory",
         ),
         (
-            vec![E::hard_link("b", "/etc/passwd")],
-            "not an earlier entry of this layer",
-        ),
-        (
-            vec![E::hard_link("a", "a")],
-            "not an earlier entry of this layer",
+            vec![E::symlink("l", "l"), E::hard_link("a", "l/x")],
+            "do not come to an end",
         ),
         (
             vec![E::file("a", ""), E::hard_link("a", "./a")],
@@ -315,15 +309,47 @@ fn hard_links_name_earlier_files_of_the_layer() {
             vec![E::directory("d"), E::hard_link("a", "d")],
             "not a file",
         ),
-        (
-            vec![E::file(".wh.w", ""), E::hard_link("a", "w")],
-            "not a file",
-        ),
         (vec![E::hard_link("a", "/")], "not a file"),
         (vec![E::hard_link("a", "")], "not a file"),
     ] {
         let error = refused(entries);
         assert!(error.contains(said), "{said}: {error}");
+    }
+}
+
+#[test]
+fn hard_links_to_what_the_layer_does_not_have_are_left_to_the_merge() {
+    for (entries, listed) in [
+        (
+            vec![E::hard_link("b", "a"), E::file("a", "x")],
+            vec!["a 644 #1", "b => a"],
+        ),
+        (
+            vec![E::hard_link("b", "./etc//passwd"), E::hard_link("c", "b")],
+            vec!["b => etc/passwd", "c => etc/passwd"],
+        ),
+        (
+            vec![E::symlink("l", "../d/../e"), E::hard_link("b", "l/x/y")],
+            vec!["b => d/../e/x/y", "l -> ../d/../e"],
+        ),
+        (
+            vec![
+                E::directory("d"),
+                E::symlink("l", "d"),
+                E::hard_link("b", "l/x"),
+            ],
+            vec!["b => d/x", "d/ 755", "l -> d"],
+        ),
+        (
+            vec![E::file(".wh.w", ""), E::hard_link("a", "w")],
+            vec!["-w", "a => w"],
+        ),
+        (
+            vec![E::hard_link("b", "a"), E::file("b", "own")],
+            vec!["b 644 #3"],
+        ),
+    ] {
+        assert_eq!(accepted(entries), listed);
     }
 }
 
@@ -337,6 +363,8 @@ fn what_would_fool_the_overlay_is_refused() {
             "{name}"
         );
     }
+    let forged = E::directory("d").pax("SCHILY.xattr.trusted.agent-vm.implied", "");
+    assert!(refused([forged]).contains("of the image store itself"));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::io;
 use super::data::DataWriter;
 use super::directory::{self, Name};
 use super::format::{INODE_SIZE, Inode, Layout, SLOT, Superblock};
-use super::xattr::{HEADER, opaque_mark};
-use super::{BLOCK_SIZE, BlockOutput, RootKind};
+use super::xattr::{HEADER, Marks};
+use super::{BLOCK_SIZE, BlockOutput, ImageKind, uuid};
 use crate::digest::ImageDigest;
 use crate::tree::{
     NodeId, ROOT, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, Tree,
@@ -16,19 +16,41 @@ use crate::tree::{
 /// Where the root's inode is, in slots from the beginning of the inodes. Not zero: user space takes inode number 0 for "no file".
 const ROOT_SLOT: u64 = 1;
 
-/// Completes the image of `diff_id`: writes all but the contents, which `data` has already.
+/// Completes the image of the layer `diff_id`: writes all but the contents, which `data` has already.
 pub(crate) fn write<O: BlockOutput>(
     tree: &mut Tree,
-    mut data: DataWriter<O>,
+    data: DataWriter<O>,
     diff_id: ImageDigest,
 ) -> io::Result<O> {
+    write_image(tree, data, Purpose::Layer, diff_id)
+}
+
+/// Writes a merged image: `tree` has blocks counted from the first of the layers, which have `layer_blocks` together.
+pub(crate) fn write_merged<O: BlockOutput>(
+    tree: &mut Tree,
+    output: O,
+    identity: ImageDigest,
+    layer_blocks: u64,
+) -> io::Result<O> {
+    let purpose = Purpose::Merged { layer_blocks };
+    write_image(tree, DataWriter::new(output), purpose, identity)
+}
+
+/// What the image is for.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    Layer,
+    Merged { layer_blocks: u64 },
+}
+
+fn write_image<O: BlockOutput>(
+    tree: &mut Tree,
+    mut data: DataWriter<O>,
+    purpose: Purpose,
+    identity: ImageDigest,
+) -> io::Result<O> {
     tree.forget_names();
-    let root = if tree.node(ROOT).is_opaque() {
-        RootKind::Opaque
-    } else {
-        RootKind::Merged
-    };
-    let plan = Plan::make(tree, u64::from(data.begin()?))?;
+    let plan = Plan::make(tree, u64::from(data.begin()?), purpose)?;
     for &node in &plan.sequence {
         plan.write_blocks(tree, node, &mut data)?;
     }
@@ -39,21 +61,28 @@ pub(crate) fn write<O: BlockOutput>(
         data.zeros(place - at)?;
         at = place + plan.write_inode(tree, node, number, &mut data)?;
     }
-    let (mut output, blocks) = data.finish()?;
-    let blocks = u32::try_from(blocks)
-        .map_err(|_| io::Error::other("the image would have more than 2^32 blocks"))?;
+    let (mut output, own_blocks) = data.finish()?;
+    let (kind, layer_blocks) = match purpose {
+        Purpose::Layer => (ImageKind::Layer, 0),
+        Purpose::Merged { layer_blocks } => (ImageKind::Merged, layer_blocks),
+    };
+    let blocks = u32::try_from(own_blocks + layer_blocks).map_err(|_| too_large())?;
     let root_nid = u16::try_from(ROOT_SLOT).expect("a small constant");
     let superblock = Superblock {
-        diff_id,
-        root,
+        kind,
+        uuid: uuid(identity),
         root_nid,
         inodes: plan.sequence.len() as u64,
         blocks,
         meta_block,
     };
     output.write_at(&superblock.emit(), 0)?;
-    output.set_length(u64::from(blocks) * BLOCK_SIZE)?;
+    output.set_length(own_blocks * BLOCK_SIZE)?;
     Ok(output)
+}
+
+fn too_large() -> io::Error {
+    io::Error::other("the image would have more than 2^32 blocks")
 }
 
 /// The order and place of everything.
@@ -70,14 +99,20 @@ struct Plan {
     above: Vec<u32>,
     /// Blocks of the few link targets that do not fit beside their inode.
     link_blocks: HashMap<NodeId, u32>,
-    opaque_mark: Vec<u8>,
+    /// What the root says about the whole layer.
+    root_marks: Marks,
+    purpose: Purpose,
+    /// Where the first content is that the tree counts from.
+    contents_at: u32,
 }
 
 impl Plan {
     /// Decides on everything; `next_block` is where directories that need blocks of their own begin.
-    fn make(tree: &mut Tree, next_block: u64) -> io::Result<Self> {
-        let mut order: Vec<u32> = (0..u32::try_from(tree.dentries().len())
-            .expect("the number of entries is bounded"))
+    fn make(tree: &mut Tree, next_block: u64, purpose: Purpose) -> io::Result<Self> {
+        let mut order: Vec<u32> = (0..)
+            .zip(tree.dentries())
+            .filter(|(_, dentry)| !dentry.is_gone())
+            .map(|(at, _)| at)
             .collect();
         order.sort_unstable_by(|&left, &right| {
             let (left, right) = (
@@ -96,7 +131,9 @@ impl Plan {
             slots: vec![0; count],
             above: vec![ROOT.0; count],
             link_blocks: HashMap::new(),
-            opaque_mark: opaque_mark(),
+            root_marks: Marks::default(),
+            purpose,
+            contents_at: 0,
         };
         plan.reach(tree);
         plan.place(tree, next_block)?;
@@ -107,6 +144,7 @@ impl Plan {
     fn reach(&mut self, tree: &Tree) {
         let mut queue = VecDeque::from([ROOT]);
         self.links[ROOT.0 as usize] = 2;
+        self.root_marks.removes = tree.node(ROOT).is_opaque();
         self.sequence.push(ROOT);
         while let Some(directory) = queue.pop_front() {
             for at in self.children(tree, directory) {
@@ -115,6 +153,9 @@ impl Plan {
                     continue;
                 }
                 let is_directory = tree.kind(child) == S_IFDIR;
+                let entry = tree.node(child);
+                self.root_marks.removes |= entry.is_whiteout() || entry.is_opaque();
+                self.root_marks.links |= entry.is_lower_link();
                 if self.links[child.0 as usize] == 0 {
                     self.sequence.push(child);
                 }
@@ -130,7 +171,6 @@ impl Plan {
 
     /// Gives every inode its place, and a block to every directory and link target that has no room beside its inode.
     fn place(&mut self, tree: &mut Tree, mut next_block: u64) -> io::Result<()> {
-        let too_large = || io::Error::other("the image would have more than 2^32 blocks");
         let mut at = ROOT_SLOT * SLOT;
         for index in 0..self.sequence.len() {
             let node = self.sequence[index];
@@ -160,6 +200,10 @@ impl Plan {
                 next_block += blocks;
             }
         }
+        if matches!(self.purpose, Purpose::Merged { .. }) {
+            let blocks = next_block + at.div_ceil(BLOCK_SIZE);
+            self.contents_at = u32::try_from(blocks).map_err(|_| too_large())?;
+        }
         Ok(())
     }
 
@@ -169,7 +213,7 @@ impl Plan {
         let tail = match tree.kind(node) {
             S_IFLNK => size,
             S_IFDIR => size % BLOCK_SIZE,
-            _ => 0,
+            _ => return 0,
         };
         let fixed = INODE_SIZE + self.xattr_size(tree, node);
         if fixed % BLOCK_SIZE + tail <= BLOCK_SIZE {
@@ -221,6 +265,22 @@ impl Plan {
         );
         let entry = tree.node(node);
         let kind = attributes.mode & S_IFMT;
+        let (size, block) = match kind {
+            S_IFREG if entry.is_lower_link() || entry.size == 0 => (0, 0),
+            S_IFREG => (
+                entry.size,
+                entry
+                    .data
+                    .checked_add(self.contents_at)
+                    .ok_or_else(too_large)?,
+            ),
+            S_IFDIR => (entry.size, entry.data),
+            S_IFLNK => (
+                entry.size,
+                self.link_blocks.get(&node).copied().unwrap_or(0),
+            ),
+            _ => (0, entry.data),
+        };
         let inode = Inode {
             layout: if tail > 0 {
                 Layout::Inline
@@ -229,16 +289,8 @@ impl Plan {
             },
             xattr_size,
             mode: attributes.mode,
-            size: if matches!(kind, S_IFREG | S_IFDIR | S_IFLNK) {
-                entry.size
-            } else {
-                0
-            },
-            data: if kind == S_IFLNK {
-                self.link_blocks.get(&node).copied().unwrap_or(0)
-            } else {
-                entry.data
-            },
+            size,
+            data: block,
             number,
             uid: attributes.uid,
             gid: attributes.gid,
@@ -250,9 +302,7 @@ impl Plan {
         if xattr_size > 0 {
             data.zeros(HEADER)?;
             data.bytes(tree.xattrs(attributes.xattrs))?;
-            if entry.is_opaque() {
-                data.bytes(&self.opaque_mark)?;
-            }
+            data.bytes(&self.marks(tree, node))?;
         }
         match kind {
             S_IFLNK if tail > 0 => data.bytes(tree.link_target(node))?,
@@ -322,15 +372,31 @@ impl Plan {
     }
 
     fn xattr_size(&self, tree: &Tree, node: NodeId) -> u64 {
-        let mark = if tree.node(node).is_opaque() {
-            self.opaque_mark.len()
-        } else {
-            0
-        };
-        match tree.xattrs(tree.attributes(node).xattrs).len() + mark {
+        let marks = self.marks(tree, node).len();
+        match tree.xattrs(tree.attributes(node).xattrs).len() + marks {
             0 => 0,
             some => HEADER + some as u64,
         }
+    }
+
+    /// What a layer says about a file to those below, encoded. A merged image has nobody to say it to.
+    fn marks(&self, tree: &Tree, node: NodeId) -> Vec<u8> {
+        let entry = tree.node(node);
+        let root = node == ROOT;
+        let plain = !entry.is_opaque() && !entry.is_implied() && !entry.is_lower_link();
+        if matches!(self.purpose, Purpose::Merged { .. }) || (plain && !root) {
+            return Vec::new();
+        }
+        let marks = Marks {
+            opaque: entry.is_opaque(),
+            implied: entry.is_implied(),
+            removes: root && self.root_marks.removes,
+            links: root && self.root_marks.links,
+            lower_link: entry
+                .is_lower_link()
+                .then(|| tree.link_target(node).to_vec()),
+        };
+        marks.encode()
     }
 
     fn offset(&self, node: NodeId) -> u64 {

@@ -8,104 +8,26 @@
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use super::*;
 use crate::archive::Archive;
 use crate::convert::{Limits, convert};
 use crate::test_archive::{TestArchive, TestEntry};
-
-/// A mounted or extracted image; unmounted on drop.
-struct Mounted {
-    directory: tempfile::TempDir,
-    _image: tempfile::NamedTempFile,
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg(self.directory.path()))
-            .expect("what was mounted can be unmounted");
-    }
-}
-
-fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().expect("the tool is installed");
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() {
-        Ok(text)
-    } else {
-        Err(text)
-    }
-}
+use crate::test_mount::{Mounted, fsck_file, run};
 
 fn image(archive: &[u8]) -> tempfile::NamedTempFile {
     let image = tempfile::NamedTempFile::new().unwrap();
     let mut data = DataWriter::new(image.as_file());
     let mut tree = convert(&mut Archive::new(archive), &mut data, Limits::default()).unwrap();
     write_metadata(&mut tree, data, ImageDigest::of(archive)).unwrap();
-    let checked = run(Command::new("fsck.erofs").arg(image.path()));
-    assert!(
-        checked.as_ref().is_ok_and(|said| !said.contains("<E>")),
-        "fsck.erofs: {checked:?}"
-    );
+    fsck_file(image.path());
     image
 }
 
-/// Mounts the image with the kernel. Needs root and a kernel with EROFS: without them these tests fail, they do not pass by.
 fn mounted(archive: &[u8]) -> Mounted {
-    let image = image(archive);
-    let directory = tempfile::tempdir().unwrap();
-    let mut mount = Command::new("mount");
-    mount
-        .args(["-t", "erofs", "-o", "ro"])
-        .arg(image.path())
-        .arg(directory.path());
-    if let Err(refused) = run(&mut mount) {
-        panic!(
-            "the kernel does not mount the image (root and EROFS are needed for this test): {refused}"
-        );
-    }
-    Mounted {
-        directory,
-        _image: image,
-    }
-}
-
-impl Mounted {
-    fn at(&self, path: &str) -> PathBuf {
-        self.directory.path().join(path)
-    }
-
-    fn stat(&self, path: &str) -> std::fs::Metadata {
-        fs_err::symlink_metadata(self.at(path)).unwrap()
-    }
-
-    fn xattrs(&self, path: &str) -> BTreeMap<String, Vec<u8>> {
-        let mut names = vec![0; 64 << 10];
-        let length = rustix::fs::llistxattr(self.at(path), &mut names[..]).unwrap();
-        let names = names[..length]
-            .split(|&byte| byte == 0)
-            .filter(|name| !name.is_empty());
-        let read = |name: &[u8]| {
-            let mut value = vec![0; 64 << 10];
-            let length = rustix::fs::lgetxattr(self.at(path), name, &mut value[..]).unwrap();
-            value.truncate(length);
-            value
-        };
-        names
-            .map(|name| (String::from_utf8(name.to_vec()).unwrap(), read(name)))
-            .collect()
-    }
-
-    fn names(&self, path: &str) -> Vec<Vec<u8>> {
-        let entries = fs_err::read_dir(self.at(path)).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().as_bytes().to_vec())
-            .collect();
-        names.sort();
-        names
-    }
+    Mounted::file(image(archive))
 }
 
 #[test]
@@ -245,7 +167,7 @@ fn kernel_reads_extended_attributes_also_across_blocks() {
         500
     );
     let opaque = [
-        ("trusted.overlay.opaque".into(), b"y".to_vec()),
+        ("trusted.agent-vm.opaque".into(), Vec::new()),
         ("user.empty".into(), Vec::new()),
     ];
     assert_eq!(layer.xattrs("dir"), BTreeMap::from(opaque));
@@ -284,47 +206,6 @@ fn kernel_finds_every_name_in_directories_of_every_size() {
         assert!(!layer.at(&directory).join("no such name").exists());
     }
     assert_eq!(layer.names("d0"), Vec::<Vec<u8>>::new());
-}
-
-#[test]
-fn kernel_overlay_honours_whiteouts_and_opaque_directories() {
-    let lower = mounted(&TestArchive::of([
-        TestEntry::file("gone", b"old"),
-        TestEntry::file("kept", b"old"),
-        TestEntry::file("opaque/hidden", b"old"),
-        TestEntry::file("merged/old", b"old"),
-        TestEntry::file("again/old", b"old"),
-    ]));
-    let upper = mounted(&TestArchive::of([
-        TestEntry::file(".wh.gone", b""),
-        TestEntry::file("opaque/.wh..wh..opq", b""),
-        TestEntry::file("opaque/new", b"new"),
-        TestEntry::file("merged/new", b"new"),
-        TestEntry::file("again/new", b"new"),
-        TestEntry::file(".wh.again", b""),
-    ]));
-    let directory = tempfile::tempdir().unwrap();
-    let lowers = format!(
-        "lowerdir={}:{}",
-        upper.directory.path().display(),
-        lower.directory.path().display()
-    );
-    run(Command::new("mount")
-        .args(["-t", "overlay", "-o", &lowers, "overlay"])
-        .arg(directory.path()))
-    .unwrap();
-    let both = Mounted {
-        directory,
-        _image: tempfile::NamedTempFile::new().unwrap(),
-    };
-    assert_eq!(
-        both.names(""),
-        [&b"again"[..], b"kept", b"merged", b"opaque"]
-    );
-    assert_eq!(both.names("opaque"), [b"new"]);
-    assert_eq!(both.names("merged"), [b"new", b"old"]);
-    assert_eq!(both.names("again"), [b"new"]);
-    assert!(!both.at("gone").exists());
 }
 
 #[test]
@@ -368,7 +249,7 @@ fn gnu_tar_finds_no_difference_between_its_archive_and_the_mounted_layer() {
             .arg("--file")
             .arg(&archive)
             .arg("--directory")
-            .arg(layer.directory.path());
+            .arg(layer.path());
         assert_eq!(run(&mut compare), Ok(String::new()), "{format}");
         fs_err::remove_file(&archive).unwrap();
     }
@@ -386,25 +267,20 @@ fn the_same_archive_makes_the_same_bytes() {
 }
 
 #[test]
-fn an_image_is_recognised_only_whole() {
+fn a_layer_is_recognised_only_whole() {
     let archive = TestArchive::of([TestEntry::file("a", b"x")]);
     let file = image(&archive);
+    let diff_id = ImageDigest::of(&archive);
+    let found = |diff_id| inspect(file.as_file(), diff_id).unwrap();
+    let blocks = file.as_file().metadata().unwrap().len() / BLOCK_SIZE;
     assert_eq!(
-        inspect(file.as_file(), ImageDigest::of(&archive)).unwrap(),
-        Some(RootKind::Merged)
+        found(diff_id).map(|header| u64::from(header.blocks)),
+        Some(blocks)
     );
-    assert_eq!(
-        inspect(file.as_file(), ImageDigest::of(b"other")).unwrap(),
-        None
-    );
-    file.as_file().set_len(4096).unwrap();
-    assert_eq!(
-        inspect(file.as_file(), ImageDigest::of(&archive)).unwrap(),
-        None
-    );
-    file.as_file().set_len(0).unwrap();
-    assert_eq!(
-        inspect(file.as_file(), ImageDigest::of(&archive)).unwrap(),
-        None
-    );
+    assert_eq!(found(ImageDigest::of(b"other")), None);
+    assert!(!is_merged(file.as_file(), diff_id, 0).unwrap());
+    for length in [4096, 4095, 0] {
+        file.as_file().set_len(length).unwrap();
+        assert_eq!(found(diff_id), None);
+    }
 }

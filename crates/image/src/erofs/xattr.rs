@@ -4,18 +4,20 @@
 pub(crate) const MAX_XATTR_NAME: usize = 255;
 /// The largest value (Linux `XATTR_SIZE_MAX`; the field has 16 bits).
 const MAX_VALUE: usize = 0xffff;
-/// The most bytes of one file's attributes: what `i_xattr_icount` can say, with room for the opaque mark.
+/// The most bytes of one file's attributes: what `i_xattr_icount` can say, with room for [`Marks`].
 pub(crate) const MAX_XATTR_SET: usize = 0xffff * 4 - 1024;
 
 /// Bytes in front of a set: name filter and shared attributes, neither used.
 pub(super) const HEADER: u64 = 12;
 
+const TRUSTED: &[u8] = b"trusted.";
+const TRUSTED_INDEX: u8 = 4;
 /// Prefixes that are stored as a number.
 const PREFIXES: [(&[u8], u8); 5] = [
     (b"user.", 1),
     (b"system.posix_acl_access", 2),
     (b"system.posix_acl_default", 3),
-    (b"trusted.", 4),
+    (TRUSTED, TRUSTED_INDEX),
     (b"security.", 6),
 ];
 
@@ -58,12 +60,75 @@ impl XattrSet {
     }
 }
 
-/// The mark of an opaque directory, encoded: it is appended to whatever else the directory has.
-pub(super) fn opaque_mark() -> Vec<u8> {
-    let mut set = XattrSet::default();
-    set.push(b"trusted.overlay.opaque", b"y");
-    set.into_encoded()
+/// What a layer says about one of its files to the layers below; kept as attributes no archive can have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// A directory that hides all that lower layers have in it.
+    pub(crate) opaque: bool,
+    /// A directory the layer does not name: a lower one, or a lower symlink to one, stays what it is.
+    pub(crate) implied: bool,
+    /// At the root: somewhere in the layer are whiteouts or opaque directories.
+    pub(crate) removes: bool,
+    /// At the root: somewhere in the layer are links to lower files.
+    pub(crate) links: bool,
+    /// Another name of the lower file with this path.
+    pub(crate) lower_link: Option<Vec<u8>>,
 }
+
+impl Marks {
+    /// The marks as attributes, to be appended to the others; empty if there are none.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut set = XattrSet::default();
+        let flags = [
+            (self.opaque, OPAQUE),
+            (self.implied, IMPLIED),
+            (self.removes, REMOVES),
+            (self.links, LINKS),
+        ];
+        for (_, name) in flags.into_iter().filter(|(is, _)| *is) {
+            set.push(&[MARK_PREFIX, name].concat(), b"");
+        }
+        if let Some(path) = &self.lower_link {
+            set.push(&[MARK_PREFIX, LOWER_LINK].concat(), path);
+        }
+        set.into_encoded()
+    }
+}
+
+/// Splits attributes as they are stored into the marks and the others, which stay encoded. `None` if they are damaged.
+pub(super) fn split_marks(mut encoded: &[u8]) -> Option<(Marks, Vec<u8>)> {
+    let (mut marks, mut others) = (Marks::default(), Vec::new());
+    while !encoded.is_empty() {
+        let (&[name_length, index, low, high], rest) = encoded.split_first_chunk()?;
+        let (name, value_length) = (
+            rest.get(..usize::from(name_length))?,
+            usize::from(u16::from_le_bytes([low, high])),
+        );
+        let value = rest.get(name.len()..name.len() + value_length)?;
+        let size = (4 + name.len() + value_length).next_multiple_of(4);
+        let entry = encoded.get(..size)?;
+        encoded = &encoded[size..];
+        let own = MARK_PREFIX.strip_prefix(TRUSTED).expect("it is trusted");
+        match name.strip_prefix(own).filter(|_| index == TRUSTED_INDEX) {
+            None => others.extend_from_slice(entry),
+            Some(OPAQUE) => marks.opaque = true,
+            Some(IMPLIED) => marks.implied = true,
+            Some(REMOVES) => marks.removes = true,
+            Some(LINKS) => marks.links = true,
+            Some(LOWER_LINK) => marks.lower_link = Some(value.to_vec()),
+            Some(_) => return None,
+        }
+    }
+    Some((marks, others))
+}
+
+/// Where the marks are; refused in archives.
+pub(crate) const MARK_PREFIX: &[u8] = b"trusted.agent-vm.";
+const OPAQUE: &[u8] = b"opaque";
+const IMPLIED: &[u8] = b"implied";
+const REMOVES: &[u8] = b"removes";
+const LINKS: &[u8] = b"links";
+const LOWER_LINK: &[u8] = b"lower-link";
 
 #[cfg(test)]
 mod tests {
@@ -74,6 +139,34 @@ mod tests {
         let mut set = XattrSet::default();
         assert!(set.push(b"user.ab", b"xyz"));
         assert_eq!(set.into_encoded(), b"\x02\x01\x03\0abxyz\0\0\0");
+    }
+
+    #[test]
+    fn marks_are_found_again_among_other_attributes() {
+        let mut set = XattrSet::default();
+        set.push(b"trusted.other", b"1");
+        set.push(b"user.agent-vm.opaque", b"2");
+        let others = set.into_encoded();
+        for marks in [
+            Marks::default(),
+            Marks {
+                opaque: true,
+                implied: true,
+                ..Marks::default()
+            },
+            Marks {
+                removes: true,
+                links: true,
+                lower_link: Some(b"usr/lib/\xff".to_vec()),
+                ..Marks::default()
+            },
+        ] {
+            let all = [others.clone(), marks.encode()].concat();
+            assert_eq!(split_marks(&all), Some((marks, others.clone())));
+        }
+        let cut = [others.as_slice(), &Marks::default().encode(), b"\x05"].concat();
+        assert_eq!(split_marks(&cut), None);
+        assert_eq!(split_marks(b"\x10\x04\0\0short"), None);
     }
 
     #[test]

@@ -66,8 +66,8 @@ impl Store {
     pub fn lease(&self, image: &Image) -> Result<Lease, StoreError> {
         let guard = Guard::shared(self).map_err(|source| self.io(source))?;
         let claim = self.claim_of(image.manifest_digest)?;
-        for layer in &image.layers {
-            fs_err::metadata(layer).map_err(|source| self.io(source))?;
+        for file in &image.extents {
+            fs_err::metadata(file).map_err(|source| self.io(source))?;
         }
         let holder = LeaseHolder::Machine {
             pid: std::process::id(),

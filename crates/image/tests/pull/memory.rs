@@ -74,7 +74,7 @@ fn measured_pull() {
     let reference = std::env::var(REFERENCE_VARIABLE).unwrap();
     let store = TestStore::new();
     let image = store.pull(&reference).unwrap();
-    assert_eq!(image.layers.len(), 2);
+    assert_eq!(image.layers().len(), 2);
     assert_ne!(image.digest, ImageDigest::of(b""));
     let status = fs_err::read_to_string("/proc/self/status").unwrap();
     println!(

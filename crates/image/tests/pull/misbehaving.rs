@@ -85,7 +85,7 @@ fn a_broken_download_goes_on_where_it_broke() {
     let image = store
         .pull_with(&app(&server), &PullOptions::default(), &seen)
         .unwrap();
-    assert_eq!(image.layers.len(), 1);
+    assert_eq!(image.layers().len(), 1);
     assert_eq!(
         seen.events()
             .iter()

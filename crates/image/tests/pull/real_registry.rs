@@ -49,7 +49,7 @@ fn pulls_layers_of_every_compression_and_records_the_image() {
     );
     assert_eq!(check_api(&image, 1), Ok(()));
     let names: Vec<_> = image
-        .layers
+        .layers()
         .iter()
         .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         .collect();
@@ -59,7 +59,7 @@ fn pulls_layers_of_every_compression_and_records_the_image() {
         .collect();
     assert_eq!(names, expected, "layers are listed bottom first");
     let content = |layer: usize, file: &str| {
-        fs_err::read(extracted(&image.layers[layer]).path().join("x").join(file)).unwrap()
+        fs_err::read(extracted(&image.layers()[layer]).path().join("x").join(file)).unwrap()
     };
     assert_eq!(content(0, "etc/os"), b"gzip");
     assert_eq!(
@@ -123,8 +123,8 @@ fn a_second_pull_downloads_only_what_changed() {
         ["done 1", "resolved 3", "reused 0", "reused 2", "started 1"]
     );
     assert_eq!(
-        (&second.layers[0], &second.layers[2]),
-        (&first.layers[0], &first.layers[2])
+        (&second.layers()[0], &second.layers()[2]),
+        (&first.layers()[0], &first.layers()[2])
     );
     let tagged: Reference = registry.reference("app", "1").parse().unwrap();
     assert_eq!(
@@ -137,8 +137,8 @@ fn a_second_pull_downloads_only_what_changed() {
             .image(&tagged.pinned(first.digest))
             .unwrap()
             .unwrap()
-            .layers,
-        first.layers
+            .layers(),
+        first.layers()
     );
 }
 

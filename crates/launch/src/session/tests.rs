@@ -42,7 +42,7 @@ const SHORT: Limits = Limits {
 fn boot() -> Boot {
     Boot {
         root: Root {
-            layers: 0,
+            lower: Lower::Empty,
             upper: Upper::Tmpfs,
         },
         shares: Vec::new(),

@@ -64,23 +64,21 @@ fn boot() -> impl Strategy<Value = HostMessage> {
     let files = prop::collection::vec((path(), any::<u32>(), bytes(300)), 0..4);
     let shares = prop::collection::vec(share(), 0..4);
     (
-        any::<u16>(),
+        any::<bool>(),
         shares,
         prop::option::of(network()),
         "[a-z]{0,9}",
         files,
         any::<u64>(),
     )
-        .prop_map(|(layers, shares, network, hostname, files, unix_ns)| {
+        .prop_map(|(image, shares, network, hostname, files, unix_ns)| {
+            let (lower, upper) = if image {
+                (Lower::Image, Upper::Disk)
+            } else {
+                (Lower::Empty, Upper::Tmpfs)
+            };
             HostMessage::Boot(Box::new(Boot {
-                root: Root {
-                    layers,
-                    upper: if layers % 2 == 0 {
-                        Upper::Disk
-                    } else {
-                        Upper::Tmpfs
-                    },
-                },
+                root: Root { lower, upper },
                 shares,
                 network,
                 ca_pem: hostname.clone().into_bytes(),

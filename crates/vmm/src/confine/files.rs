@@ -10,6 +10,7 @@ use landlock::{
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::Grants;
+use crate::disk::OpenDisk;
 use crate::spec::Access;
 
 /// The newest set of rules this code knows; older kernels enforce the part they know.
@@ -47,8 +48,9 @@ pub(crate) fn restrict(grants: &Grants<'_>) -> Result<(), FilesError> {
         &kvm,
         AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
     )?;
-    for (image, access) in grants.disks {
-        rules = allow(rules, image, file_rights(*access))?;
+    // Memory files need no rule: they are on no file system anybody could name.
+    for (file, access) in grants.disks.iter().flat_map(OpenDisk::files) {
+        rules = allow(rules, file, file_rights(access))?;
     }
     for (root, access) in grants.shares {
         let stat = rustix::fs::fstat(root).map_err(FilesError::Look)?;

@@ -43,10 +43,15 @@ fn wire() -> WireSpec {
         memory_mib: 256,
         kernel: 3,
         init: 4,
-        disks: vec![WireDisk {
-            image: 5,
-            access: Access::ReadOnly,
-        }],
+        disks: vec![
+            WireDisk::Joined {
+                parts: vec![10, 11],
+            },
+            WireDisk::Raw {
+                image: 5,
+                access: Access::ReadWrite,
+            },
+        ],
         shares: vec![WireShare {
             root: 6,
             access: Access::ReadWrite,
@@ -81,7 +86,7 @@ fn memory_file_cannot_be_changed_afterwards() {
 fn names_every_descriptor() {
     let mut numbers = wire().numbers();
     numbers.sort_unstable();
-    assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 10, 11]);
 }
 
 #[test]
@@ -103,7 +108,11 @@ fn child_refuses_what_the_launcher_would_refuse() {
     too_small.memory_mib = 1;
     let mut escaping = wire();
     escaping.shares[0].protected[0].path = "../up".into();
-    for bad in [too_small, escaping] {
+    let mut many_parts = wire();
+    many_parts.disks[0] = WireDisk::Joined {
+        parts: vec![10; MAX_PARTS + 1],
+    };
+    for bad in [too_small, escaping, many_parts] {
         assert!(WireSpec::read_from(File::from(bad.to_memory_file().unwrap())).is_err());
     }
 }
@@ -122,8 +131,8 @@ fn bad_memory_size_has_a_readable_reason() {
 #[test]
 fn refuses_too_many_disks() {
     let mut bad = spec();
-    bad.disks = (0..27)
-        .map(|_| Disk {
+    bad.disks = (0..6)
+        .map(|_| Disk::Raw {
             image: null(),
             access: Access::ReadOnly,
         })
@@ -132,8 +141,18 @@ fn refuses_too_many_disks() {
         bad.check(),
         Err(SpecError::TooMany {
             what: "disks",
-            count: 27,
-            limit: 26
+            count: 6,
+            limit: 5
+        })
+    ));
+    bad.disks = vec![Disk::Joined {
+        parts: (0..=MAX_PARTS).map(|_| null()).collect(),
+    }];
+    assert!(matches!(
+        bad.check(),
+        Err(SpecError::TooMany {
+            what: "parts of a disk",
+            ..
         })
     ));
 }
@@ -155,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn reading_damaged_descriptions_never_panics(at in 0_usize..40, byte in any::<u8>()) {
+    fn reading_damaged_descriptions_never_panics(at in 0_usize..48, byte in any::<u8>()) {
         let mut bytes = vec![WIRE_VERSION];
         bytes.extend(postcard::to_stdvec(&wire()).unwrap());
         let index = at % bytes.len();
