@@ -377,6 +377,10 @@ impl From<PullError> for CommandError {
                     "is the name right, and the registry reachable? --plain-http for one without TLS",
                 ),
             ),
+            PullError::Signature { .. } => (
+                Kind::Config,
+                Some("`[image.signature]` of config.toml says who must have signed it"),
+            ),
             PullError::Document { .. }
             | PullError::Digest { .. }
             | PullError::Size { .. }

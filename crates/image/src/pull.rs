@@ -91,6 +91,9 @@ pub(crate) async fn pull_from(
     pull: Pull<'_>,
 ) -> Result<Image, PullError> {
     let (digest, manifest_digest, manifest_bytes, manifest) = pull.resolve(registry).await?;
+    let policy = pull
+        .verify_signature(registry, (digest, manifest_digest))
+        .await?;
     let config_bytes = pull.config(registry, manifest.config).await?;
     let parsed = config::parse(&config_bytes, pull.options.architecture)
         .map_err(|source| pull.document("configuration", source))?;
@@ -145,7 +148,7 @@ pub(crate) async fn pull_from(
         digest,
         manifest: manifest_digest,
         architecture: pull.options.architecture,
-        policy: None,
+        policy,
     };
     let record = pull
         .store
@@ -199,7 +202,7 @@ impl Pull<'_> {
         }
     }
 
-    async fn fetch_manifest(
+    pub(crate) async fn fetch_manifest(
         &self,
         registry: &impl Registry,
         selector: &str,
@@ -356,7 +359,10 @@ impl Pull<'_> {
 }
 
 /// Reads a small blob whole, but not more than one chunk beyond its size.
-async fn read_small(registry: &impl Registry, blob: Blob) -> Result<Vec<u8>, RegistryError> {
+pub(crate) async fn read_small(
+    registry: &impl Registry,
+    blob: Blob,
+) -> Result<Vec<u8>, RegistryError> {
     let mut body = registry.blob(blob, Start::Beginning).await?;
     let mut bytes = Vec::new();
     while let Some(chunk) = body.chunk().await? {

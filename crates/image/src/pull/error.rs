@@ -5,6 +5,7 @@ use crate::layer::LayerError;
 use crate::manifest::ManifestError;
 use crate::reference::Reference;
 use crate::registry::RegistryError;
+use crate::signature::SignatureError;
 use crate::store::StoreError;
 
 /// Why an image could not be pulled.
@@ -64,6 +65,15 @@ pub enum PullError {
         /// Why.
         #[source]
         source: LayerError,
+    },
+    /// The signature policy does not accept it; nothing of it is kept.
+    #[error("image {reference} is refused")]
+    Signature {
+        /// The image.
+        reference: Reference,
+        /// Why.
+        #[source]
+        source: SignatureError,
     },
     /// The store.
     #[error("cannot keep image {reference}")]

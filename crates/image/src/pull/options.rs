@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::digest::ImageDigest;
 use crate::manifest::Architecture;
 use crate::registry::RegistryError;
+use crate::signature::SignaturePolicy;
 
 /// How to pull. Paths and values come from the caller; nothing is read from the environment.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct PullOptions {
     pub proxies: Proxies,
     /// How many layers are downloaded and converted at once; at least one.
     pub concurrent_layers: usize,
+    /// Whose signature the image must have; `None` if it needs none.
+    pub signature: Option<SignaturePolicy>,
 }
 
 /// Where logins for registries are looked for.
@@ -71,6 +74,7 @@ impl Default for PullOptions {
             extra_ca_pem: Vec::new(),
             proxies: Proxies::default(),
             concurrent_layers: 4,
+            signature: None,
         }
     }
 }

@@ -79,6 +79,18 @@ impl Store {
         let guard = Guard::exclusive(self).map_err(|source| self.io(source))?;
         Ok(Snapshot::read(self, &guard)?.inventory())
     }
+
+    /// One image of [`Store::inventory`], if it is there.
+    ///
+    /// # Errors
+    /// As [`Store::inventory`].
+    pub fn stored(&self, reference: &Reference) -> Result<Option<StoredImage>, StoreError> {
+        let Some(record) = self.ref_record(reference)? else {
+            return Ok(None);
+        };
+        let mut images = self.inventory()?.images.into_iter();
+        Ok(images.find(|image| image.manifest_digest == record.manifest))
+    }
 }
 
 /// Which kind of content, in the order in which it is removed: what leads to others first.

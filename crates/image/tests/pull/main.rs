@@ -11,3 +11,4 @@ mod memory;
 mod misbehaving;
 mod real_registry;
 mod server;
+mod signatures;
