@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use agent_vm_test_support::image_tree::ImageTree;
+use agent_vm_test_support::layered_image::layered;
 use agent_vm_test_support::registry::Registry;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -111,7 +112,16 @@ impl Stage {
         for helper in build::static_helpers()? {
             fs_err::copy(&helper.path, directory.join("helpers").join(&helper.name))?;
         }
-        let image = pull_small_image(agent_vm, &directory.join("store"))?;
+        let registry = Registry::start()?;
+        let store = directory.join("store");
+        let image = pull_image(
+            agent_vm,
+            &registry,
+            "agent-vm/small",
+            &ImageTree::small()?,
+            &store,
+        )?;
+        pull_image(agent_vm, &registry, "agent-vm/layered", &layered()?, &store)?;
         fs_err::write(directory.join("image"), &image)?;
         Ok(Self {
             directory: directory.to_path_buf(),
@@ -122,12 +132,22 @@ impl Stage {
 
 /// Pulls the small image into a store of its own and gives its reference.
 pub(crate) fn pull_small_image(agent_vm: &Path, store: &Path) -> Result<String> {
-    let registry = Registry::start()?;
-    ImageTree::small()?.push(registry.client(), "agent-vm/small", "1")?;
-    let reference = registry.reference("agent-vm/small", "1");
+    let (registry, image) = (Registry::start()?, ImageTree::small()?);
+    pull_image(agent_vm, &registry, "agent-vm/small", &image, store)
+}
+
+fn pull_image(
+    agent_vm: &Path,
+    registry: &Registry,
+    name: &str,
+    image: &ImageTree,
+    store: &Path,
+) -> Result<String> {
+    image.push(registry.client(), name, "1")?;
+    let reference = registry.reference(name, "1");
     let mut pull = Command::new(agent_vm);
     pull.args(["pull", &reference]).env("XDG_DATA_HOME", store);
-    shell::output(&mut pull).context("cannot pull the small image")?;
+    shell::output(&mut pull).with_context(|| format!("cannot pull {reference}"))?;
     Ok(reference)
 }
 

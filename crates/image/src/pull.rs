@@ -126,7 +126,11 @@ pub(crate) async fn pull_from(
         digest,
         layers: &layers,
     });
-    let jobs = manifest.layers.iter().zip(parsed.diff_ids).enumerate();
+    let jobs = manifest
+        .layers
+        .iter()
+        .zip(parsed.diff_ids.iter().copied())
+        .enumerate();
     let mut jobs: Vec<_> = jobs
         .map(|(index, (&layer, diff_id))| LayerJob {
             index,
@@ -144,6 +148,7 @@ pub(crate) async fn pull_from(
     .buffer_unordered(pull.options.concurrent_layers.max(1))
     .try_collect::<()>()
     .await?;
+    pull.merge(manifest_digest, parsed.diff_ids).await?;
     let resolved = Resolved {
         digest,
         manifest: manifest_digest,
@@ -159,6 +164,22 @@ pub(crate) async fn pull_from(
 }
 
 impl Pull<'_> {
+    /// Puts the layers together, before anything is recorded. Takes as long as they have files, so it is not done on this thread.
+    async fn merge(
+        &self,
+        manifest: ImageDigest,
+        diff_ids: Vec<ImageDigest>,
+    ) -> Result<(), PullError> {
+        let (store, reference) = (self.store.clone(), self.reference.clone());
+        let merge = move || store.extents(&reference, manifest, &diff_ids).map(drop);
+        let merged = tokio::task::spawn_blocking(merge).await;
+        // Only a runtime that ends, or a defect, interrupts it.
+        let interrupted = |error| Err(self.store.io(std::io::Error::other(error)));
+        merged
+            .unwrap_or_else(interrupted)
+            .map_err(|source| self.kept(source))
+    }
+
     /// What the reference stands for: its digest, and digest, bytes and content of the manifest for this platform.
     async fn resolve(
         &self,

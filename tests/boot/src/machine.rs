@@ -80,6 +80,12 @@ impl Machine {
         &self.image
     }
 
+    /// The same image with many layers on top: `agent_vm_test_support::layered_image`.
+    #[must_use]
+    pub fn layered_image(&self) -> String {
+        self.image.replace("agent-vm/small", "agent-vm/layered")
+    }
+
     /// The prepared image store.
     #[must_use]
     pub fn store(&self) -> &Path {

@@ -188,6 +188,16 @@ impl LayerBuilder {
         Ok(self)
     }
 
+    /// Adds a hard link to a file of this layer or of one below.
+    ///
+    /// # Errors
+    /// As [`LayerBuilder::directory`].
+    pub fn hard_link(&mut self, path: &str, target: &str) -> Result<&mut Self> {
+        let mut header = header(tar::EntryType::Link, 0o644);
+        self.archive.append_link(&mut header, path, target)?;
+        Ok(self)
+    }
+
     /// The finished archive.
     ///
     /// # Errors

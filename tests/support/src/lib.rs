@@ -8,5 +8,6 @@
 
 pub mod canary;
 pub mod image_tree;
+pub mod layered_image;
 pub mod registry;
 pub mod upstream;

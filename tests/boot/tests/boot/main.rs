@@ -14,6 +14,8 @@ mod endings;
 mod escape;
 mod exit_codes;
 mod explain;
+mod images;
+mod layers;
 mod shares;
 mod streams;
 mod terminal;
