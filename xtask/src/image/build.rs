@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
+use sha2::{Digest as _, Sha256};
 
 use super::layout::Layout;
 use super::storage::Storage;
@@ -58,6 +59,22 @@ pub(crate) enum Compression {
 
 /// Arguments of the Dockerfile that are no pins.
 pub(crate) const OTHER_ARGUMENTS: [&str; 5] = ["BASE", "FLAVOUR", "AGENTS", "MIRROR", "SECURITY"];
+
+/// Arguments that are hashes of scripts, and the files of each: a step is made again when a script it runs changes.
+pub(crate) const SCRIPT_ARGUMENTS: [(&str, &[&str]); 4] = [
+    ("SCRIPT_DEBIAN", &["debian", "clean"]),
+    ("SCRIPT_FETCH", &["fetch"]),
+    (
+        "SCRIPT_FULL",
+        &[
+            "full",
+            "clean",
+            "programs/docker",
+            "programs/agent-vm-chrome-mcp",
+        ],
+    ),
+    ("SCRIPT_CHECK", &["check"]),
+];
 
 /// Certificates programs here trust, for the build's secret.
 const HOST_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -113,6 +130,7 @@ pub(crate) fn build(arguments: &BuildArguments, directory: &Path) -> Result<Layo
     let name = format!("localhost/agent-vm-template:{}", flavour(arguments));
     eprintln!("image: building {name}");
     bud(&storage, arguments, &versions, (&base, mirror), &name)?;
+    storage.release()?;
     let layout = directory.join("layout");
     let _old = fs_err::remove_dir_all(&layout);
     let mut write = storage.buildah();
@@ -180,11 +198,13 @@ fn bud(
         &versions.debian.security,
     ];
     let others = OTHER_ARGUMENTS.into_iter().zip(given);
+    let scripts = script_hashes(&images.join("scripts"))?;
+    let scripts = scripts.iter().map(|(name, hash)| (*name, hash.as_str()));
     let pins = versions.build_arguments();
     let pins = pins
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()));
-    for (name, value) in others.chain(pins) {
+    for (name, value) in others.chain(scripts).chain(pins) {
         command.args(["--build-arg", &format!("{name}={value}")]);
     }
     command
@@ -196,14 +216,30 @@ fn bud(
     shell::run(&mut command).context("the template does not build")
 }
 
+fn script_hashes(scripts: &Path) -> Result<Vec<(&'static str, String)>> {
+    let hash = |files: &[&str]| {
+        let mut hasher = Sha256::new();
+        for file in files {
+            hasher.update(fs_err::read(scripts.join(file))?);
+        }
+        let hash = hasher.finalize();
+        Ok::<_, anyhow::Error>(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    };
+    SCRIPT_ARGUMENTS
+        .iter()
+        .map(|(name, files)| Ok((*name, hash(files)?)))
+        .collect()
+}
+
 fn compare_with_second(arguments: &BuildArguments, directory: &Path, first: &Layout) -> Result<()> {
     let second_directory = directory.join("second");
-    let _old = fs_err::remove_dir_all(&second_directory);
+    Storage::remove(&second_directory)?;
     let again = BuildArguments {
         fresh: true,
         ..arguments.clone()
     };
     let second = build(&again, &second_directory)?;
+    Storage::remove(&second_directory)?;
     println!("second build:\n{}", second.table().trim_end());
     for (number, (first, second)) in first.layers.iter().zip(&second.layers).enumerate() {
         ensure!(
@@ -258,6 +294,30 @@ impl Compression {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_script_counts_for_some_step() {
+        let scripts = workspace::root().join("images/scripts");
+        assert_eq!(
+            script_hashes(&scripts).unwrap().len(),
+            SCRIPT_ARGUMENTS.len()
+        );
+        let known: Vec<&str> = SCRIPT_ARGUMENTS
+            .iter()
+            .flat_map(|(_, files)| *files)
+            .copied()
+            .collect();
+        for directory in ["", "programs/"] {
+            for entry in fs_err::read_dir(scripts.join(directory)).unwrap() {
+                let entry = entry.unwrap();
+                let name = format!("{directory}{}", entry.file_name().to_string_lossy());
+                assert!(
+                    entry.path().is_dir() || known.contains(&name.as_str()),
+                    "{name}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn only_an_image_layout_or_nothing_is_replaced() {

@@ -49,6 +49,38 @@ impl Storage {
         Ok(Self { settings })
     }
 
+    /// Unmounts and removes what builds left in use; their layers stay for the next time.
+    ///
+    /// # Errors
+    /// When buildah fails.
+    pub(crate) fn release(&self) -> Result<()> {
+        shell::output(self.buildah().args(["rm", "--all"])).map(drop)
+    }
+
+    /// Removes a storage with all that is in it, if there is one.
+    ///
+    /// # Errors
+    /// When something of it is still in use.
+    pub(crate) fn remove(directory: &Path) -> Result<()> {
+        if !directory.exists() {
+            return Ok(());
+        }
+        let settings = directory.join("storage.conf");
+        if settings.exists() {
+            Self { settings }.release()?;
+        }
+        // The storage driver mounts its directory onto itself; it may be unmounted already.
+        for part in ["graph/overlay", "graph", "run"] {
+            let part = directory.join(part);
+            let mounted = fs_err::read_to_string("/proc/self/mountinfo")?;
+            if mounted.split(' ').any(|word| Path::new(word) == part) {
+                shell::output(shell::tool("umount").arg(&part))?;
+            }
+        }
+        fs_err::remove_dir_all(directory)?;
+        Ok(())
+    }
+
     /// `buildah`.
     pub(crate) fn buildah(&self) -> Command {
         let mut command = shell::tool("buildah");

@@ -135,6 +135,7 @@ mod tests {
             .map(|(name, _)| name)
             .collect();
         given.extend(super::super::build::OTHER_ARGUMENTS.map(str::to_owned));
+        given.extend(super::super::build::SCRIPT_ARGUMENTS.map(|(name, _)| name.to_owned()));
         assert_eq!(declared, given.iter().map(String::as_str).collect());
     }
 
