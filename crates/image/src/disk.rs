@@ -11,9 +11,10 @@ use std::path::Path;
 
 use crate::store::Store;
 
+mod changes;
 mod clone;
 
-pub use clone::{CloneMethod, clone_disk};
+pub use clone::{CloneMethod, DiskFrom, clone_disk, disk_from};
 
 /// The embedded file system: for each extent its offset and length (both u64, little-endian), then all their bytes; zstd.
 const BLANK: &[u8] = include_bytes!("../assets/blank-v1.ext4.extents.zst");

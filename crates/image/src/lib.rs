@@ -35,7 +35,9 @@ mod update;
 pub use archive::ArchiveError;
 pub use convert::{ConvertError, PathError};
 pub use digest::{DigestParseError, ImageDigest};
-pub use disk::{CloneMethod, DiskError, MAX_DISK_BYTES, MIN_DISK_BYTES, clone_disk};
+pub use disk::{
+    CloneMethod, DiskError, DiskFrom, MAX_DISK_BYTES, MIN_DISK_BYTES, clone_disk, disk_from,
+};
 pub use escape::Escaped;
 pub use gc::{PruneMode, PruneScope, RemoveError, Removed};
 pub use image::{ApiMismatch, IMAGE_API_LABEL, Image, ImageConfig, check_api};

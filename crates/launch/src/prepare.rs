@@ -9,7 +9,7 @@ use agent_vm_egress::{
     AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule,
     HeaderRuleError, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
 };
-use agent_vm_image::{DiskError, Lease, StoreError, clone_disk};
+use agent_vm_image::{DiskError, DiskFrom, Lease, StoreError, clone_disk, disk_from};
 use agent_vm_policy::{FlowPattern, Policy};
 use agent_vm_secret::Secret;
 use agent_vm_state::{SessionDirectory, SessionError, SessionId};
@@ -18,7 +18,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::plan::Plan;
 use crate::request::{LaunchRequest, Mount, ShareAccess};
-use crate::resolve::Resolved;
+use crate::resolve::{DiskPlan, Resolved};
 
 /// A launch with all its parts.
 pub struct Prepared {
@@ -106,27 +106,31 @@ fn disks(resolved: &Resolved, session: &SessionDirectory) -> Result<Vec<vmm::Dis
     let image = vmm::Disk::Joined {
         parts: parts.collect::<Result<_, _>>()?,
     };
-    let writable = vmm::Disk::Raw {
-        image: writable_disk(resolved, session)?.into(),
-        access: vmm::Access::ReadWrite,
-    };
-    Ok(vec![image, writable])
+    Ok(vec![image, writable_disk(resolved, session)?])
 }
 
-/// An empty disk, or a clone of the base.
+/// An empty disk, or one that begins as the base. One that is kept stands alone; one that is not begins at once.
 fn writable_disk(
     resolved: &Resolved,
     session: &SessionDirectory,
-) -> Result<std::fs::File, DiskError> {
+) -> Result<vmm::Disk, PrepareError> {
     let (path, size) = (disk_path(session), resolved.request.machine.disk_bytes);
-    match &resolved.disk.from {
-        None => resolved.store.writable_disk(&path, size),
-        Some(base) => {
-            let (disk, method) = clone_disk(base, &path, size)?;
-            tracing::debug!(?method, "the base is cloned");
-            Ok(disk)
-        }
-    }
+    let whole = |image: std::fs::File| vmm::Disk::Raw {
+        image: image.into(),
+        access: vmm::Access::ReadWrite,
+    };
+    let DiskPlan { from, keep } = &resolved.disk;
+    Ok(match (from, keep) {
+        (None, _) => whole(resolved.store.writable_disk(&path, size)?),
+        (Some(base), Some(_)) => whole(clone_disk(base, &path, size)?.0),
+        (Some(base), None) => match disk_from(base, &path, size)? {
+            DiskFrom::Whole(image) => whole(image),
+            DiskFrom::Changes(changes) => vmm::Disk::Changed {
+                base: base.try_clone().map_err(|source| DiskError::Io { source })?.into(),
+                changes: changes.into(),
+            },
+        },
+    })
 }
 
 /// Where the writable disk of a session is while it runs.

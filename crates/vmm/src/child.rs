@@ -140,6 +140,10 @@ impl Inherited {
                     image: next()?,
                     access: *access,
                 },
+                WireDisk::Changed { .. } => OpenDisk::Changed {
+                    base: next()?,
+                    changes: next()?,
+                },
                 WireDisk::Joined { parts } => {
                     let parts = parts.iter().map(|_| next()).collect::<Result<_, _>>()?;
                     OpenDisk::join(parts)?

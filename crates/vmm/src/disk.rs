@@ -9,7 +9,9 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use msb_krun_devices::virtio::block::ImageType;
+use msb_krun_devices::virtio::block::{
+    BlockBackendSpec, BlockLayerSpec, ImageType, SyncMode,
+};
 use rustix::fs::{FileType, MemfdFlags, SealFlags};
 
 use crate::spec::Access;
@@ -22,6 +24,8 @@ const SECTOR: u64 = 512;
 pub(crate) enum OpenDisk {
     /// One raw image.
     Raw { image: OwnedFd, access: Access },
+    /// What differs from a raw image, which is only read.
+    Changed { base: OwnedFd, changes: OwnedFd },
     /// Read-only files, one after the other.
     Joined {
         /// A memory file that names the parts by their descriptors.
@@ -50,16 +54,21 @@ impl OpenDisk {
 
     /// The files the machine reads or writes.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&OwnedFd, Access)> {
-        let (files, access) = match self {
-            Self::Raw { image, access } => (std::slice::from_ref(image), *access),
-            Self::Joined { parts, .. } => (parts.as_slice(), Access::ReadOnly),
+        let (files, written, access) = match self {
+            Self::Raw { image, access } => (std::slice::from_ref(image), None, *access),
+            Self::Changed { base, changes } => {
+                (std::slice::from_ref(base), Some(changes), Access::ReadOnly)
+            }
+            Self::Joined { parts, .. } => (parts.as_slice(), None, Access::ReadOnly),
         };
-        files.iter().map(move |file| (file, access))
+        let files = files.iter().map(move |file| (file, access));
+        files.chain(written.map(|file| (file, Access::ReadWrite)))
     }
 
     pub(crate) fn access(&self) -> Access {
         match self {
             Self::Raw { access, .. } => *access,
+            Self::Changed { .. } => Access::ReadWrite,
             Self::Joined { .. } => Access::ReadOnly,
         }
     }
@@ -68,8 +77,23 @@ impl OpenDisk {
     pub(crate) fn source(&self) -> (PathBuf, ImageType) {
         match self {
             Self::Raw { image, .. } => (fd_path(image), ImageType::Raw),
+            Self::Changed { changes, .. } => (fd_path(changes), ImageType::Qcow2),
             Self::Joined { descriptor, .. } => (fd_path(descriptor), ImageType::Vmdk),
         }
+    }
+}
+
+impl OpenDisk {
+    /// The files of a changed disk as the engine wants them named: each by itself, so that nothing in them names another.
+    pub(crate) fn chain(&self) -> Option<BlockBackendSpec> {
+        let Self::Changed { base, changes } = self else {
+            return None;
+        };
+        let layers = vec![
+            BlockLayerSpec::new(fd_path(base), ImageType::Raw),
+            BlockLayerSpec::new(fd_path(changes), ImageType::Qcow2),
+        ];
+        Some(BlockBackendSpec::new(layers).sync_mode(SyncMode::Relaxed))
     }
 }
 
@@ -131,6 +155,22 @@ mod tests {
                 format!("RDONLY 16 FLAT \"/proc/self/fd/{second}\" 0")
             ]
         );
+    }
+
+    #[test]
+    fn a_changed_disk_only_reads_what_lies_below() {
+        let (base, changes) = (part(&[1; 512]), part(&[2; 512]));
+        let (below, above) = (fd_path(&base), fd_path(&changes));
+        let disk = OpenDisk::Changed { base, changes };
+        let files: Vec<_> = disk.files().map(|(file, access)| (fd_path(file), access)).collect();
+        assert_eq!(
+            files,
+            [(below.clone(), Access::ReadOnly), (above.clone(), Access::ReadWrite)]
+        );
+        let chain = disk.chain().unwrap();
+        let layers: Vec<_> = chain.layers.iter().map(|layer| layer.path.clone()).collect();
+        assert_eq!((layers, chain.read_only), (vec![below, above], false));
+        assert_eq!(disk.access(), Access::ReadWrite);
     }
 
     #[test]

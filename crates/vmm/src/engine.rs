@@ -227,7 +227,7 @@ fn attach_disks(resources: &mut VmResources, disks: &[OpenDisk]) -> Result<(), E
             is_disk_read_only: disk.access() == Access::ReadOnly,
             direct_io: false,
             sync_mode: SyncMode::Relaxed,
-            backend: None,
+            backend: disk.chain(),
         };
         resources
             .add_block_device(config)

@@ -48,6 +48,13 @@ pub enum Disk {
         /// Whether the guest may write to it.
         access: Access,
     },
+    /// A writable disk that begins as another one, which stays as it is.
+    Changed {
+        /// The disk below: a raw image, a regular file opened for reading.
+        base: OwnedFd,
+        /// What differs: a QCOW2 image without a backing file's name, a regular file opened for reading and writing.
+        changes: OwnedFd,
+    },
     /// Several files, one after the other, that the guest may only read.
     Joined {
         /// 1 to [`MAX_PARTS`] regular files opened for reading, each a multiple of 512 bytes long and not empty.
@@ -209,6 +216,8 @@ pub(crate) struct WireSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WireDisk {
     Raw { image: RawFd, access: Access },
+    /// The disk below, then what differs.
+    Changed { files: [RawFd; 2] },
     Joined { parts: Vec<RawFd> },
 }
 
@@ -216,6 +225,7 @@ impl WireDisk {
     fn numbers(&self) -> &[RawFd] {
         match self {
             Self::Raw { image, .. } => std::slice::from_ref(image),
+            Self::Changed { files } => files,
             Self::Joined { parts } => parts,
         }
     }

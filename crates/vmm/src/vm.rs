@@ -66,6 +66,9 @@ pub fn spawn(spec: VmSpec) -> Result<Vm, SpawnError> {
                 image: pass(image)?,
                 access,
             },
+            Disk::Changed { base, changes } => WireDisk::Changed {
+                files: [pass(base)?, pass(changes)?],
+            },
             Disk::Joined { parts } => WireDisk::Joined {
                 parts: parts.into_iter().map(&mut pass).collect::<Result<_, _>>()?,
             },

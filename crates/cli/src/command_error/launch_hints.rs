@@ -87,7 +87,7 @@ fn base(error: &BaseError) -> (Kind, Option<String>) {
             ),
         ),
         BaseError::Run { .. } => (Kind::Guest, Some(without.to_owned())),
-        BaseError::Store(_) | BaseError::Disk(_) => (
+        BaseError::Store(_) | BaseError::Image(_) | BaseError::Disk(_) => (
             Kind::Host,
             Some("is the disk full, or the state directory not yours?".to_owned()),
         ),

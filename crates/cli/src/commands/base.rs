@@ -125,6 +125,13 @@ fn reset(context: &Context, args: &BaseResetArgs, ui: Ui) -> Result<u8, CommandE
         };
         store.remove(|record| scope.holds(record))?
     };
+    let images = context.directories()?.images();
+    if !removed.is_empty() && images.is_dir() {
+        let images = Store::open(images)?;
+        for base in &removed {
+            images.unpin(&base.record.pin_name())?;
+        }
+    }
     let bytes = removed.iter().map(|base| base.allocated_bytes).sum();
     ui.status(&format!(
         "{} removed, {} freed",

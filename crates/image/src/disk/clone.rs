@@ -1,7 +1,8 @@
 //! A new disk that begins as a kept one.
 //!
 //! Where the file system can (`FICLONE`: Btrfs, XFS, bcachefs, overlay of these) both files share their blocks until one
-//! is written. Elsewhere only the data between holes is copied, inside the kernel where it can.
+//! is written. Elsewhere a disk that is soon thrown away is a file with changes over the kept one ([`disk_from`]), and for
+//! a disk that stays only the data between holes is copied, inside the kernel where it can ([`clone_disk`]).
 
 use std::fs::File;
 use std::io;
@@ -11,6 +12,7 @@ use std::path::Path;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::changes::write_empty;
 use super::{DiskError, MAX_DISK_BYTES, MIN_DISK_BYTES, new_file};
 
 /// The most bytes asked of one copying system call.
@@ -50,6 +52,43 @@ pub fn clone_disk(
             Err(io_error(error))
         }
     }
+}
+
+/// What a disk is that begins as another one.
+#[derive(Debug)]
+pub enum DiskFrom {
+    /// A raw image of its own, its blocks shared where nothing was written.
+    Whole(File),
+    /// A QCOW2 image of what differs; what does not is read from the other disk.
+    Changes(File),
+}
+
+/// As [`clone_disk`], but never copies: takes the same moment whatever the size and the file system. The disk lasts as
+/// long as `source` is left as it is.
+///
+/// # Errors
+/// As [`clone_disk`].
+pub fn disk_from(source: &File, target: &Path, size: u64) -> Result<DiskFrom, DiskError> {
+    if !(MIN_DISK_BYTES..=MAX_DISK_BYTES).contains(&size) {
+        return Err(DiskError::Size { size });
+    }
+    let to = new_file(target).map_err(io_error)?;
+    let begun = begin(source, to, size);
+    begun.map_err(|error| {
+        // The reason is what counts.
+        let _ = fs_err::remove_file(target);
+        io_error(error)
+    })
+}
+
+fn begin(from: &File, to: File, size: u64) -> io::Result<DiskFrom> {
+    let size = size.max(from.metadata()?.len());
+    if rustix::fs::ioctl_ficlone(&to, from).is_ok() {
+        to.set_len(size)?;
+        return Ok(DiskFrom::Whole(to));
+    }
+    write_empty(&to, size)?;
+    Ok(DiskFrom::Changes(to))
 }
 
 fn fill(from: &File, to: &File, size: u64) -> io::Result<CloneMethod> {
@@ -96,13 +135,8 @@ fn copy_range(
     while *in_kernel && at < range.end {
         let (mut source_at, mut target_at) = (at, at);
         let step = usize::try_from((range.end - at).min(STEP_BYTES)).expect("a step is small");
-        let copied = rustix::fs::copy_file_range(
-            from,
-            Some(&mut source_at),
-            to,
-            Some(&mut target_at),
-            step,
-        );
+        let copied =
+            rustix::fs::copy_file_range(from, Some(&mut source_at), to, Some(&mut target_at), step);
         match copied {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => at += count as u64,
@@ -177,10 +211,7 @@ pub(super) mod tests {
         let places = sparse(&source, 2 << 30);
         let (file, _) = clone_disk(&File::open(&source).unwrap(), &target, 5 << 30).unwrap();
         let metadata = file.metadata().unwrap();
-        assert_eq!(
-            (metadata.len(), metadata.mode() & 0o777),
-            (5 << 30, 0o600)
-        );
+        assert_eq!((metadata.len(), metadata.mode() & 0o777), (5 << 30, 0o600));
         assert!(metadata.blocks() * 512 < 1 << 20, "holes were filled");
         assert_same(&target, &places);
         // What is written to the clone stays there.
@@ -199,6 +230,31 @@ pub(super) mod tests {
         let (file, _) = clone_disk(&File::open(&source).unwrap(), &target, MIN_DISK_BYTES).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 3 << 30);
         assert_same(&target, &places);
+    }
+
+    #[test]
+    fn a_disk_that_is_thrown_away_begins_in_the_same_room_whatever_its_source_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let (source, target) = (
+            directory.path().join("source"),
+            directory.path().join("target"),
+        );
+        let places = sparse(&source, 2 << 30);
+        let from = File::open(&source).unwrap();
+        match disk_from(&from, &target, 5 << 30).unwrap() {
+            DiskFrom::Whole(file) => {
+                assert_eq!(file.metadata().unwrap().len(), 5 << 30);
+                assert_same(&target, &places);
+            }
+            DiskFrom::Changes(file) => {
+                assert!(file.metadata().unwrap().blocks() * 512 <= 64 << 10);
+                let mut size = [0; 8];
+                file.read_exact_at(&mut size, 24).unwrap();
+                assert_eq!(u64::from_be_bytes(size), 5 << 30);
+            }
+        }
+        assert!(disk_from(&from, &target, 5 << 30).is_err(), "it is there");
+        assert!(disk_from(&from, &directory.path().join("t"), 1).is_err());
     }
 
     #[test]
@@ -232,7 +288,11 @@ pub(super) mod tests {
         assert!(clone_disk(&File::open(&source).unwrap(), &target, MIN_DISK_BYTES).is_err());
         assert_eq!(fs_err::read(&target).unwrap(), b"mine");
         assert!(matches!(
-            clone_disk(&File::open(&source).unwrap(), &directory.path().join("t"), 1),
+            clone_disk(
+                &File::open(&source).unwrap(),
+                &directory.path().join("t"),
+                1
+            ),
             Err(DiskError::Size { size: 1 })
         ));
     }

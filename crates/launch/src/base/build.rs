@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_vm_credentials::Collected;
+use agent_vm_image::StoreError;
 use agent_vm_state::FileLock;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -82,6 +83,9 @@ pub enum BaseError {
     /// The place of the bases.
     #[error(transparent)]
     Store(#[from] BaseStoreError),
+    /// The image cannot be kept for the base.
+    #[error("cannot keep the image for its base")]
+    Image(#[from] StoreError),
     /// The machine for the setup does not run.
     #[error("cannot run the setup of the {level}'s base")]
     Run {
@@ -274,6 +278,9 @@ impl Maker<'_> {
             steps,
             ..record(self.resolved, level, bytes)
         };
+        // First the pin: a base never lacks its image.
+        let images = &self.resolved.store;
+        images.pin(&record.pin_name(), &self.resolved.image)?;
         self.store.publish(new, &record)?;
         let took = started.elapsed();
         self.tell(BaseEvent::Made { level, took });

@@ -136,6 +136,15 @@ pub struct BaseRecord {
 }
 
 impl BaseRecord {
+    /// Under what name its image is pinned: one pin for a project (or the user) and a reference, the newest base's.
+    #[must_use]
+    pub fn pin_name(&self) -> String {
+        match &self.project {
+            Some(project) => format!("the base of {} on {}", project.path.display(), self.image),
+            None => format!("the user's base on {}", self.image),
+        }
+    }
+
     /// Whether this one takes the other's place: the same project (or user) and image, made the same way.
     pub(crate) fn replaces(&self, other: &Self) -> bool {
         let project = |record: &Self| record.project.as_ref().map(|project| project.id.clone());

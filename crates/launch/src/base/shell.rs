@@ -98,6 +98,10 @@ async fn shell(
         steps: vec!["by hand".to_owned()],
         ..record(resolved, level, metadata.len())
     };
+    let images = &resolved.store;
+    images
+        .pin(&record.pin_name(), &resolved.image)
+        .map_err(BaseError::from)?;
     let scope = scope(&resolved.request, level);
     store
         .put_draft(&scope, new, &record)
