@@ -17,6 +17,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("docker-registry", "docker-registry"),
     ("mkfs.erofs", "erofs-utils"),
     ("mke2fs", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("setpriv", "util-linux"),
     ("ip", "iproute2"),
     ("cpio", "cpio"),

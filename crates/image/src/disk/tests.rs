@@ -78,6 +78,10 @@ impl Drop for Mounted {
 
 impl Mounted {
     fn new(path: &Path) -> Self {
+        Self::of("ext4", path)
+    }
+
+    fn of(kind: &str, path: &Path) -> Self {
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(path));
         let device = device
             .expect("root and loop devices are needed for this test")
@@ -88,7 +92,7 @@ impl Mounted {
             device,
         };
         run(Command::new("mount")
-            .args(["-t", "ext4", &mounted.device])
+            .args(["-t", kind, &mounted.device])
             .arg(mounted.directory.path()))
         .unwrap();
         mounted
@@ -97,6 +101,42 @@ impl Mounted {
     fn size(&self) -> u64 {
         let stat = rustix::fs::statvfs(self.directory.path()).unwrap();
         stat.f_blocks * stat.f_frsize
+    }
+}
+
+/// A file system whose files can share blocks, and a clone on it: the moment it takes and the room do not depend on the data.
+#[test]
+fn a_clone_shares_its_blocks_where_the_file_system_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("xfs");
+    File::create_new(&image).unwrap().set_len(600 << 20).unwrap();
+    run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&image)).unwrap();
+    let mounted = Mounted::of("xfs", &image);
+    let free = || {
+        rustix::fs::syncfs(File::open(mounted.directory.path()).unwrap()).unwrap();
+        rustix::fs::statvfs(mounted.directory.path()).unwrap().f_bfree * 4096
+    };
+    let place = |name: &str| mounted.directory.path().join(name);
+    let source = File::options().read(true).write(true).create_new(true);
+    let source = source.open(place("source")).unwrap();
+    source.set_len(MIN_DISK_BYTES).unwrap();
+    let data = vec![7; 64 << 20];
+    source.write_all_at(&data, 1 << 20).unwrap();
+    let before = free();
+    let (clone, method) = clone_disk(&source, &place("clone"), 2 << 30).unwrap();
+    assert_eq!(method, CloneMethod::Reflink);
+    let DiskFrom::Whole(soon_gone) = disk_from(&source, &place("soon gone"), 2 << 30).unwrap() else {
+        panic!("blocks can be shared here");
+    };
+    assert!(before - free() < 8 << 20, "{} bytes were copied", before - free());
+    for disk in [clone, soon_gone] {
+        assert_eq!(disk.metadata().unwrap().len(), 2 << 30);
+        let mut read = vec![0; data.len()];
+        disk.read_exact_at(&mut read, 1 << 20).unwrap();
+        assert!(read == data);
+        disk.write_all_at(b"changed", 1 << 20).unwrap();
+        source.read_exact_at(&mut read[..7], 1 << 20).unwrap();
+        assert_eq!(read[..7], [7; 7]);
     }
 }
 
