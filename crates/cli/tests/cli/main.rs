@@ -5,8 +5,12 @@
 
 mod environment;
 
+mod base;
 mod credentials;
 mod explain;
 mod host;
+mod image;
+mod progress;
 mod pull;
+mod store_faults;
 mod usage;
