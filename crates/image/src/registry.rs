@@ -32,8 +32,6 @@ use credential::Credential;
 
 /// How long a connection may take to come up, TLS included.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a server may stay silent in the middle of an answer.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the answer to a small request (manifest, configuration, token) may take in all.
 const SMALL_ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The most bytes of an error body that are looked at.

@@ -2,11 +2,15 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::digest::ImageDigest;
 use crate::manifest::Architecture;
 use crate::registry::RegistryError;
 use crate::signature::SignaturePolicy;
+
+/// [`PullOptions::stall_timeout`] unless the caller says otherwise.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How to pull. Paths and values come from the caller; nothing is read from the environment.
 #[derive(Debug, Clone)]
@@ -23,6 +27,8 @@ pub struct PullOptions {
     pub proxies: Proxies,
     /// How many layers are downloaded and converted at once; at least one.
     pub concurrent_layers: usize,
+    /// How long a server may stay silent in the middle of an answer before the connection counts as broken.
+    pub stall_timeout: Duration,
     /// Whose signature the image must have; `None` if it needs none.
     pub signature: Option<SignaturePolicy>,
 }
@@ -74,6 +80,7 @@ impl Default for PullOptions {
             extra_ca_pem: Vec::new(),
             proxies: Proxies::default(),
             concurrent_layers: 4,
+            stall_timeout: STALL_TIMEOUT,
             signature: None,
         }
     }

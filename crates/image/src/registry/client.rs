@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::error::RegistryError;
-use super::{CONNECT_TIMEOUT, READ_TIMEOUT};
+use super::CONNECT_TIMEOUT;
 use crate::pull::{PlainHttp, PullOptions};
 use crate::reference::Reference;
 
@@ -30,7 +30,7 @@ pub(super) fn build(
         .tls_backend_preconfigured(tls(image, options)?)
         .user_agent(concat!("agent-vm/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
+        .read_timeout(options.stall_timeout)
         .redirect(redirects(image, options.plain_http));
     let exceptions = options
         .proxies

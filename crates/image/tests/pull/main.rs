@@ -7,6 +7,7 @@
 )]
 
 mod case;
+mod faults;
 mod memory;
 mod misbehaving;
 mod real_registry;

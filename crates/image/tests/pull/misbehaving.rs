@@ -11,14 +11,14 @@ use crate::memory::incompressible;
 use crate::server::{Answer, Request, Server};
 
 /// An image of one layer, served correctly at any tag.
-struct Served {
+pub(crate) struct Served {
     manifest: Vec<u8>,
     config: Vec<u8>,
-    layer: Layer,
+    pub(crate) layer: Layer,
 }
 
 impl Served {
-    fn new(media_type: &'static str, content: &[u8]) -> Self {
+    pub(crate) fn new(media_type: &'static str, content: &[u8]) -> Self {
         let layer = Layer::new(media_type, &archive(&[("a", content)]));
         let config = config(&[layer.diff_id]);
         let manifest = manifest(&config, std::slice::from_ref(&layer), false);
@@ -29,7 +29,7 @@ impl Served {
         }
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    pub(crate) fn answer(&self, request: &Request) -> Answer {
         if request.path.contains("/manifests/") {
             return Answer::ok(self.manifest.clone()).header("Content-Type", OCI_MANIFEST);
         }
@@ -57,14 +57,14 @@ impl Served {
         }
     }
 
-    fn is_layer(&self, request: &Request) -> bool {
+    pub(crate) fn is_layer(&self, request: &Request) -> bool {
         request
             .path
             .ends_with(&ImageDigest::of(&self.layer.blob).to_string())
     }
 }
 
-fn app(server: &Server) -> String {
+pub(crate) fn app(server: &Server) -> String {
     format!("{}/app:1", server.address)
 }
 
@@ -391,7 +391,7 @@ fn a_private_authority_is_trusted_only_when_given() {
 }
 
 /// An HTTPS proxy that leads every CONNECT to `server`.
-fn tunnel(server: &Server) -> std::net::SocketAddr {
+pub(crate) fn tunnel(server: &Server) -> std::net::SocketAddr {
     use std::io::{BufRead as _, Write as _};
     let (listener, target) = (
         std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
