@@ -12,8 +12,10 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::argument_rule::{Arity, Boundary, KnownOption, divide};
 
+mod image;
 mod values;
 
+pub(crate) use image::{ImageArgs, ImageCommand};
 pub(crate) use values::{ByteSize, EnvAssignment, MountSpec, MountSpecError};
 
 /// Run coding agents in a microVM made for the project, with the real tokens kept outside.
@@ -56,6 +58,8 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// What setup scripts made of the image, kept for later launches
     Base(BaseArgs),
+    /// Images on this machine: list, tell about, remove
+    Image(ImageArgs),
 }
 
 /// A command that starts something in a guest.

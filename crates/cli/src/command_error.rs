@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use agent_vm_credentials::{CollectError, ReadError, SecretSpecError};
-use agent_vm_image::{PullError, ReferenceError, StoreError};
+use agent_vm_image::{NotVerified, PullError, ReferenceError, RemoveError, StoreError};
 use agent_vm_launch::BaseStoreError;
 use agent_vm_state::ProjectError;
 use agent_vm_vmm::KvmError;
@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::args::ByteSize;
 use crate::exit_code;
+use crate::image_settings::ImageSettingsError;
 use crate::kernel_file::KernelMissing;
 use crate::mounts::MountError;
 use crate::settings::SettingsError;
@@ -365,6 +366,37 @@ impl From<ReferenceError> for CommandError {
 impl From<StoreError> for CommandError {
     fn from(error: StoreError) -> Self {
         Self::new(Kind::Host, error)
+    }
+}
+
+impl From<RemoveError> for CommandError {
+    fn from(error: RemoveError) -> Self {
+        match error {
+            RemoveError::NotFound { .. } => {
+                Self::new(Kind::User, error).hint("`agent-vm image ls` shows what there is")
+            }
+            RemoveError::InUse { .. } => Self::new(Kind::User, error)
+                .hint("`agent-vm image ls` shows what is in use; nothing was removed"),
+            RemoveError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<NotVerified> for CommandError {
+    fn from(error: NotVerified) -> Self {
+        match error {
+            NotVerified::OtherPolicy { reference } => {
+                let hint = format!("`agent-vm pull {reference}` verifies it");
+                Self::new(Kind::Config, NotVerified::OtherPolicy { reference }).hint(hint)
+            }
+            NotVerified::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ImageSettingsError> for CommandError {
+    fn from(error: ImageSettingsError) -> Self {
+        Self::new(Kind::Config, error)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod base;
 pub(crate) mod explain;
+pub(crate) mod image;
 pub(crate) mod link;
 pub(crate) mod pull;
 pub(crate) mod run_agent;

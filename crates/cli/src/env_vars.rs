@@ -17,6 +17,7 @@ Environment:
   AGENT_VM_DISK           size of the writable disk, like --disk
   AGENT_VM_KERNEL         the guest kernel, a libkrunfw shared object
   AGENT_VM_STATE_DIR      where sessions, state and the audit log are kept
+  AGENT_VM_NO_UPDATE_CHECK  do not look for a newer image, like --no-update-check
   AGENT_VM_TIMEOUT_SCALE  multiplies every timeout; for slow machines
   XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_DATA_HOME, HTTPS_PROXY, HTTP_PROXY, NO_PROXY, NO_COLOR as usual";
 
@@ -26,6 +27,7 @@ pub(crate) const CPUS: &str = "AGENT_VM_CPUS";
 pub(crate) const DISK: &str = "AGENT_VM_DISK";
 pub(crate) const KERNEL: &str = "AGENT_VM_KERNEL";
 pub(crate) const STATE_DIR: &str = "AGENT_VM_STATE_DIR";
+pub(crate) const NO_UPDATE_CHECK: &str = "AGENT_VM_NO_UPDATE_CHECK";
 pub(crate) const TIMEOUT_SCALE: &str = "AGENT_VM_TIMEOUT_SCALE";
 pub(crate) const HOME: &str = "HOME";
 pub(crate) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
@@ -136,6 +138,7 @@ mod tests {
             DISK,
             KERNEL,
             STATE_DIR,
+            NO_UPDATE_CHECK,
             TIMEOUT_SCALE,
             NO_COLOR,
         ] {

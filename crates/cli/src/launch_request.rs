@@ -10,6 +10,7 @@ use agent_vm_agents::{AgentId, Profile, Provider, SeedContext, login_shell_argv}
 use agent_vm_credentials::{
     Collected, GuestFile, HostEnvironment, ProviderId, SecretSpec, collect, collect_secrets,
 };
+use agent_vm_image::Store;
 use agent_vm_launch::{
     Diagnostics, ImageSource, LaunchRequest, MachineSize, NetworkSettings, PolicyPreset, Program,
     ShareAccess, Streams,
@@ -19,6 +20,7 @@ use agent_vm_state::{BaseDirectories, HostDirectories, Project};
 use crate::args::{LaunchOptions, Target};
 use crate::command_error::{CommandError, UsageError};
 use crate::env_vars::{self, EnvVars};
+use crate::image_settings::ImageSettings;
 use crate::mounts;
 use crate::settings::Settings;
 use crate::setup_files;
@@ -110,6 +112,7 @@ pub(crate) fn build(
     let program = program(typed, profile, &project, &credentials)?;
     refuse_tokens_in_plain(&program, options, &credentials)?;
     let directories = context.directories()?;
+    check_signature(context, &settings.image, &directories)?;
     let access = if options.readonly {
         ShareAccess::ReadOnly
     } else {
@@ -152,6 +155,22 @@ pub(crate) fn build(
         },
         origins: settings.origins,
     })
+}
+
+/// With a signature policy, only what it accepted is launched. What is not there is not launched anyway.
+fn check_signature(
+    context: &Context,
+    reference: &str,
+    directories: &HostDirectories,
+) -> Result<(), CommandError> {
+    let Some(policy) = ImageSettings::read(context)?.signature else {
+        return Ok(());
+    };
+    let root = directories.images();
+    if root.exists() {
+        Store::open(root)?.check_verified(&reference.parse()?, &policy)?;
+    }
+    Ok(())
 }
 
 /// The profile whose variables, files and credentials are used; none for `run`.

@@ -9,6 +9,7 @@ mod commands;
 mod env_vars;
 mod exit_code;
 mod host_facts;
+mod image_settings;
 mod internal_commands;
 mod kernel_file;
 mod launch_request;
@@ -18,6 +19,7 @@ mod report;
 mod settings;
 mod setup_files;
 mod ui;
+mod update_notice;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -66,6 +68,7 @@ fn dispatch(context: &Context, cli: Cli, ui: Ui) -> Result<u8, CommandError> {
         Command::Explain(args) => commands::explain::run(context, &args),
         Command::Setup(args) => commands::setup::run(context, &args, ui),
         Command::Pull(args) => commands::pull::run(context, &args, ui),
+        Command::Image(args) => commands::image::run(context, &args.command, ui),
         Command::Base(args) => commands::base::run(context, &args.command, ui),
     }
 }

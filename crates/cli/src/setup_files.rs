@@ -26,7 +26,7 @@ use crate::mounts;
 /// The user's script, in the directory of the user's configuration.
 const USER_SCRIPT: &str = "setup.sh";
 /// The user's configuration, there.
-const USER_CONFIG: &str = "config.toml";
+pub(crate) const USER_CONFIG: &str = "config.toml";
 /// A project's script, in its root.
 const PROJECT_SCRIPT: &str = ".agent-vm.setup.sh";
 /// A project's configuration, there.
@@ -115,7 +115,7 @@ pub(crate) fn read(
 }
 
 /// `$XDG_CONFIG_HOME/agent-vm`, by default `~/.config/agent-vm`.
-fn user_directory(env: &EnvVars, home: &Path) -> PathBuf {
+pub(crate) fn user_directory(env: &EnvVars, home: &Path) -> PathBuf {
     let xdg = env.path(env_vars::XDG_CONFIG_HOME);
     let root = xdg.filter(|path| path.is_absolute());
     root.unwrap_or_else(|| home.join(".config")).join("agent-vm")
@@ -182,6 +182,10 @@ fn setup_table(path: &Path, links: Links) -> Result<toml::Table, SetupFileError>
         Ok(all) => all,
         Err(source) => return Err(SetupFileError::Syntax { path, source }),
     };
+    if matches!(links, Links::Followed) {
+        // The user's own: `image_settings.rs` reads it.
+        all.remove("image");
+    }
     let setup = match all.remove("setup") {
         None => toml::Table::new(),
         Some(toml::Value::Table(setup)) => setup,

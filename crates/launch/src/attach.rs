@@ -83,6 +83,7 @@ impl Booting {
         for warning in session.warnings() {
             observer.event(LaunchEvent::Warning(warning));
         }
+        observer.event(LaunchEvent::Ready);
         let outcome = session::attach(&session, command, mode(&parts.request)).await;
         phases.cut("program");
         let outcome = match outcome {

@@ -8,6 +8,8 @@ use crate::phases::Phase;
 pub enum LaunchEvent<'a> {
     /// A part of the launch is done.
     Phase(&'a Phase),
+    /// The guest is ready; its program is started now.
+    Ready,
     /// The guest's console said this: raw bytes of the guest, to be escaped before they are shown.
     Console(&'a [u8]),
     /// Something does not work that the launch can do without. From the guest: to be escaped.

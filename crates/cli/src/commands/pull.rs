@@ -11,6 +11,7 @@ use agent_vm_image::{
 use crate::args::PullArgs;
 use crate::command_error::{CommandError, UsageError};
 use crate::env_vars;
+use crate::image_settings::ImageSettings;
 use crate::launch_request::{Context, read_certificates};
 use crate::settings::DEFAULT_IMAGE;
 use crate::ui::{self, Ui};
@@ -40,22 +41,14 @@ pub(crate) fn fetch(
         .current_directory()
         .ok_or(UsageError::NoCurrentDirectory)?;
     let options = PullOptions {
+        extra_ca_pem: read_certificates(cwd, &args.upstream_ca)?,
+        signature: ImageSettings::read(context)?.signature,
         plain_http: if args.plain_http {
             PlainHttp::Allowed
         } else {
             PlainHttp::LoopbackOnly
         },
-        auth: AuthSources {
-            files: auth_files(context)?,
-            helper_environment: context.env.all().clone().into_iter().collect(),
-        },
-        extra_ca_pem: read_certificates(cwd, &args.upstream_ca)?,
-        proxies: Proxies {
-            https: context.env.proxy("HTTPS_PROXY"),
-            http: context.env.proxy("HTTP_PROXY"),
-            no_proxy: context.env.proxy("NO_PROXY"),
-        },
-        ..PullOptions::default()
+        ..options(context)?
     };
     let store = Store::open(context.directories()?.images())?;
     ui.status(&format!("pulling {reference}"));
@@ -76,6 +69,25 @@ pub(crate) fn reference_text(context: &Context, args: &PullArgs) -> String {
         .as_deref()
         .or_else(|| context.env.text(env_vars::IMAGE));
     given.unwrap_or(DEFAULT_IMAGE).to_owned()
+}
+
+/// How registries are spoken to: logins and proxies of this user.
+///
+/// # Errors
+/// When `HOME` is no absolute path.
+pub(crate) fn options(context: &Context) -> Result<PullOptions, UsageError> {
+    Ok(PullOptions {
+        auth: AuthSources {
+            files: auth_files(context)?,
+            helper_environment: context.env.all().clone().into_iter().collect(),
+        },
+        proxies: Proxies {
+            https: context.env.proxy("HTTPS_PROXY"),
+            http: context.env.proxy("HTTP_PROXY"),
+            no_proxy: context.env.proxy("NO_PROXY"),
+        },
+        ..PullOptions::default()
+    })
 }
 
 /// Where docker and podman keep registry logins, in the order podman looks.

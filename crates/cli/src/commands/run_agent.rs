@@ -1,8 +1,9 @@
 //! An agent, a shell or a command in a fresh machine for the project.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use agent_vm_credentials::Notice;
+use agent_vm_image::Store;
 use agent_vm_launch::{
     BaseEvent, LaunchError, LaunchEvent, LaunchObserver, LaunchRequest, Phase, SetupReason,
     Streams, launch,
@@ -12,11 +13,15 @@ use crate::args::{ByteSize, Target};
 use crate::command_error::CommandError;
 use crate::commands::base::whose;
 use crate::commands::explain::{Format, explain};
+use crate::commands::pull::options;
+use crate::env_vars;
 use crate::host_facts::HostFacts;
+use crate::image_settings::ImageSettings;
 use crate::launch_request::{Context, Typed, build};
 use crate::preflight::Preflight;
 use crate::settings::Settings;
 use crate::ui::{Ui, harmless};
+use crate::update_notice::{Asking, UpdateQuestion};
 
 /// Most bytes of console output kept while the guest owns the terminal.
 const MAX_HELD_CONSOLE: usize = 256 * 1024;
@@ -37,7 +42,28 @@ pub(crate) fn run(context: &Context, typed: &Typed<'_>, ui: Ui) -> Result<u8, Co
     if !matches!(typed.target, Target::Run) {
         tell(&request.credentials.notices, ui);
     }
-    launch_shown(request, ui)
+    let question = update_question(context, typed, &request, ui);
+    shown_asking(request, (ui, question), launch)
+}
+
+/// Tells of a newer image that is known, and gives the question whether there is one if it is to be asked.
+fn update_question(
+    context: &Context,
+    typed: &Typed<'_>,
+    request: &LaunchRequest,
+    ui: Ui,
+) -> Option<UpdateQuestion> {
+    let off = typed.options.no_update_check
+        || context.env.value(env_vars::NO_UPDATE_CHECK).is_some()
+        || !ImageSettings::read(context).is_ok_and(|settings| settings.update_check);
+    // An image that is not there, or a store, is told by the launch itself.
+    if off || !request.image.store.exists() {
+        return None;
+    }
+    let reference = request.image.reference.parse().ok()?;
+    let store = Store::open(&request.image.store).ok()?;
+    let scale = request.diagnostics.timeout_scale;
+    UpdateQuestion::new(store, reference, || options(context).ok(), scale, ui)
 }
 
 /// Launches and shows what was asked to be shown.
@@ -57,8 +83,19 @@ pub(crate) fn shown<T>(
     ui: Ui,
     run: impl FnOnce(LaunchRequest, &dyn LaunchObserver) -> Result<T, LaunchError>,
 ) -> Result<T, CommandError> {
+    shown_asking(request, (ui, None), run)
+}
+
+/// As [`shown`]; the question is asked once the guest is ready.
+fn shown_asking<T>(
+    request: LaunchRequest,
+    (ui, question): (Ui, Option<UpdateQuestion>),
+    run: impl FnOnce(LaunchRequest, &dyn LaunchObserver) -> Result<T, LaunchError>,
+) -> Result<T, CommandError> {
     let profile = request.diagnostics.profile;
     let shown = Shown {
+        question: Cell::new(question),
+        asking: Cell::default(),
         ui,
         verbose: request.diagnostics.verbose,
         terminal: request.streams == Streams::Terminal,
@@ -90,6 +127,8 @@ struct Shown {
     ui: Ui,
     verbose: bool,
     terminal: bool,
+    question: Cell<Option<UpdateQuestion>>,
+    asking: Cell<Option<Asking>>,
     state: RefCell<ShownState>,
 }
 
@@ -114,6 +153,11 @@ impl LaunchObserver for Shown {
                 }
             }
             LaunchEvent::Console(_) => {}
+            LaunchEvent::Ready => {
+                if let Some(question) = self.question.take() {
+                    self.asking.set(Some(question.ask()));
+                }
+            }
             LaunchEvent::Warning(text) => self.ui.warn(&harmless(text)),
             LaunchEvent::Base(event) => tell_base(&event, self.ui),
         }

@@ -57,6 +57,28 @@ impl Environment {
         self.run_in("project", arguments)
     }
 
+    /// Runs PROGRAM ARGUMENTS in the project.
+    pub(crate) fn run_program(&self, program: &str, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        self.finish(command, &self.root.join("project"))
+    }
+
+    /// Starts `agent-vm ARGUMENTS` in the project; what it says is not kept.
+    pub(crate) fn start(&self, arguments: &[&str]) -> std::process::Child {
+        let variables = self.variables.iter().map(|(name, value)| (name, value));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agent-vm"));
+        command
+            .args(arguments)
+            .current_dir(self.root.join("project"))
+            .env_clear()
+            .envs(variables)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+
     pub(crate) fn run_in(&self, directory: &str, arguments: &[&str]) -> Finished {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agent-vm"));
         command.args(arguments);

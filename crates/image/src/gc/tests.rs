@@ -92,6 +92,7 @@ impl Fixture {
             .unwrap();
         self.store.remove(&[reference("host.test/any:1")]).unwrap();
         image.manifest_digest = manifest;
+        image.extents.clear();
         image
     }
 }
