@@ -118,7 +118,8 @@ pub(crate) fn read(
 pub(crate) fn user_directory(env: &EnvVars, home: &Path) -> PathBuf {
     let xdg = env.path(env_vars::XDG_CONFIG_HOME);
     let root = xdg.filter(|path| path.is_absolute());
-    root.unwrap_or_else(|| home.join(".config")).join("agent-vm")
+    root.unwrap_or_else(|| home.join(".config"))
+        .join("agent-vm")
 }
 
 fn user_recipe(
@@ -156,11 +157,7 @@ fn project_recipe(root: &Path) -> Result<Recipe, SetupFileError> {
     })
 }
 
-fn script(
-    directory: &Path,
-    name: &str,
-    links: Links,
-) -> Result<Vec<SetupScript>, SetupFileError> {
+fn script(directory: &Path, name: &str, links: Links) -> Result<Vec<SetupScript>, SetupFileError> {
     let content = read_file(&directory.join(name), links)?;
     let script = content.map(|content| SetupScript {
         name: name.to_owned(),
@@ -239,7 +236,10 @@ fn packages(path: &Path, table: &toml::Table) -> Result<Vec<String>, SetupFileEr
 /// A name, version or release as the package managers write them (`g++`, `jq=1.7-1`, `nodejs/stable`); never an option,
 /// never anything a shell would obey.
 fn is_package_name(name: &str) -> bool {
-    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._:=~/@".contains(&byte);
     first && name.len() <= MAX_PACKAGE_BYTES && name.bytes().all(allowed)
 }
@@ -302,7 +302,9 @@ fn read_file(path: &Path, links: Links) -> Result<Option<Vec<u8>>, SetupFileErro
         });
     }
     let mut bytes = Vec::new();
-    let read = std::fs::File::from(file).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
+    let read = std::fs::File::from(file)
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes);
     read.map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(SetupFileError::Large {

@@ -82,12 +82,7 @@ impl Prepared {
         let request = resolved.request;
         let config = gateway_config(&request);
         let link = (&config.addresses, config.mtu);
-        let mut boot = boot(
-            &request,
-            &resolved.plan,
-            link,
-            egress.ca_pem(),
-        )?;
+        let mut boot = boot(&request, &resolved.plan, link, egress.ca_pem())?;
         if resolved.disk.keep.is_some() {
             keep_session_in_memory(&mut boot);
         }

@@ -126,7 +126,10 @@ fn writable_disk(
         (Some(base), None) => match disk_from(base, &path, size)? {
             DiskFrom::Whole(image) => whole(image),
             DiskFrom::Changes(changes) => vmm::Disk::Changed {
-                base: base.try_clone().map_err(|source| DiskError::Io { source })?.into(),
+                base: base
+                    .try_clone()
+                    .map_err(|source| DiskError::Io { source })?
+                    .into(),
                 changes: changes.into(),
             },
         },

@@ -9,9 +9,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use msb_krun_devices::virtio::block::{
-    BlockBackendSpec, BlockLayerSpec, ImageType, SyncMode,
-};
+use msb_krun_devices::virtio::block::{BlockBackendSpec, BlockLayerSpec, ImageType, SyncMode};
 use rustix::fs::{FileType, MemfdFlags, SealFlags};
 
 use crate::spec::Access;
@@ -162,13 +160,23 @@ mod tests {
         let (base, changes) = (part(&[1; 512]), part(&[2; 512]));
         let (below, above) = (fd_path(&base), fd_path(&changes));
         let disk = OpenDisk::Changed { base, changes };
-        let files: Vec<_> = disk.files().map(|(file, access)| (fd_path(file), access)).collect();
+        let files: Vec<_> = disk
+            .files()
+            .map(|(file, access)| (fd_path(file), access))
+            .collect();
         assert_eq!(
             files,
-            [(below.clone(), Access::ReadOnly), (above.clone(), Access::ReadWrite)]
+            [
+                (below.clone(), Access::ReadOnly),
+                (above.clone(), Access::ReadWrite)
+            ]
         );
         let chain = disk.chain().unwrap();
-        let layers: Vec<_> = chain.layers.iter().map(|layer| layer.path.clone()).collect();
+        let layers: Vec<_> = chain
+            .layers
+            .iter()
+            .map(|layer| layer.path.clone())
+            .collect();
         assert_eq!((layers, chain.read_only), (vec![below, above], false));
         assert_eq!(disk.access(), Access::ReadWrite);
     }

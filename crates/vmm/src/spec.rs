@@ -215,10 +215,17 @@ pub(crate) struct WireSpec {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WireDisk {
-    Raw { image: RawFd, access: Access },
+    Raw {
+        image: RawFd,
+        access: Access,
+    },
     /// The disk below, then what differs.
-    Changed { files: [RawFd; 2] },
-    Joined { parts: Vec<RawFd> },
+    Changed {
+        files: [RawFd; 2],
+    },
+    Joined {
+        parts: Vec<RawFd>,
+    },
 }
 
 impl WireDisk {

@@ -53,7 +53,10 @@ fn scripts_and_packages_of_user_and_project_are_found() {
         ("home/.config/agent-vm/setup.sh", "user script"),
         (USER_CONFIG_PATH, "[setup]\npackages = [\"jq\", \"g++\"]"),
         ("project/.agent-vm.setup.sh", "project script"),
-        ("project/.agent-vm.toml", "[setup]\npackages = [\"libpq-dev\"]"),
+        (
+            "project/.agent-vm.toml",
+            "[setup]\npackages = [\"libpq-dev\"]",
+        ),
         ("project/more.sh", "given script"),
     ]);
     let options = LaunchOptions {
@@ -115,10 +118,19 @@ fn what_is_not_known_is_refused_and_named() {
 
 #[test]
 fn a_package_name_is_never_an_option_nor_anything_a_shell_obeys() {
-    for name in ["jq", "g++", "libssl3:amd64", "jq=1.7.1-3+deb13u1", "a/stable", "0ad"] {
+    for name in [
+        "jq",
+        "g++",
+        "libssl3:amd64",
+        "jq=1.7.1-3+deb13u1",
+        "a/stable",
+        "0ad",
+    ] {
         assert!(is_package_name(name), "{name}");
     }
-    for name in ["", "-y", "--help", "a b", "a;b", "$(x)", "a\nb", "`x`", "*", "\u{e4}"] {
+    for name in [
+        "", "-y", "--help", "a b", "a;b", "$(x)", "a\nb", "`x`", "*", "\u{e4}",
+    ] {
         assert!(!is_package_name(name), "{name}");
         let text = format!("[setup]\npackages = [{}]", toml::Value::from(name));
         let refused = Files::new(&[("project/.agent-vm.toml", &text)]).read();
@@ -155,7 +167,10 @@ fn a_script_of_the_user_may_be_a_link() {
     let files = Files::new(&[("home/dotfile", "linked script")]);
     let path = files.root.join("home/.config/agent-vm/setup.sh");
     std::os::unix::fs::symlink(files.root.join("home/dotfile"), &path).unwrap();
-    assert_eq!(files.read().unwrap().user.scripts[0].content, b"linked script");
+    assert_eq!(
+        files.read().unwrap().user.scripts[0].content,
+        b"linked script"
+    );
 }
 
 #[test]

@@ -48,9 +48,9 @@ fn without_bases_there_is_nothing_to_list_keep_or_remove() {
         "error: no `base shell` left any changes here\n\n\
          hint: `agent-vm base shell` makes some; --user and --image must be as they were there\n",
     );
-    environment.run(&["base", "apply", "--no-setup"]).refused(
-        "error: --no-setup leaves nothing to do for `base`\n",
-    );
+    environment
+        .run(&["base", "apply", "--no-setup"])
+        .refused("error: --no-setup leaves nothing to do for `base`\n");
     // Looking makes nothing.
     assert_eq!(
         fs_err::read_dir(environment.path("home")).unwrap().count(),

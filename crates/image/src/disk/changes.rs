@@ -56,7 +56,9 @@ pub(super) fn write_empty(to: &File, size: u64) -> io::Result<()> {
     to.write_all_at(&header, 0)?;
     to.write_all_at(&(2 * CLUSTER).to_be_bytes(), CLUSTER)?;
     // Each cluster so far is used once.
-    let counts: Vec<u8> = (0..=FIXED_CLUSTERS).flat_map(|_| 1_u16.to_be_bytes()).collect();
+    let counts: Vec<u8> = (0..=FIXED_CLUSTERS)
+        .flat_map(|_| 1_u16.to_be_bytes())
+        .collect();
     to.write_all_at(&counts, 2 * CLUSTER)
 }
 
@@ -85,8 +87,15 @@ mod tests {
     fn header_has_its_fields_where_the_format_wants_them() {
         let bytes = image(MIN_DISK_BYTES + 1);
         assert_eq!((&bytes[..4], word(&bytes, 4)), (&b"QFI\xfb"[..], 3));
-        assert_eq!((long(&bytes, 8), word(&bytes, 16)), (0, 0), "a backing file");
-        assert_eq!((word(&bytes, 20), long(&bytes, 24)), (16, MIN_DISK_BYTES + 512));
+        assert_eq!(
+            (long(&bytes, 8), word(&bytes, 16)),
+            (0, 0),
+            "a backing file"
+        );
+        assert_eq!(
+            (word(&bytes, 20), long(&bytes, 24)),
+            (16, MIN_DISK_BYTES + 512)
+        );
         assert_eq!((word(&bytes, 32), word(&bytes, 36)), (0, 3));
         assert_eq!((long(&bytes, 40), long(&bytes, 48)), (3 << 16, 1 << 16));
         assert_eq!((word(&bytes, 56), word(&bytes, 60)), (1, 0));

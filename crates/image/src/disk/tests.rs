@@ -109,26 +109,41 @@ impl Mounted {
 fn a_clone_shares_its_blocks_where_the_file_system_can() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("xfs");
-    File::create_new(&image).unwrap().set_len(600 << 20).unwrap();
-    run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&image)).unwrap();
+    File::create_new(&image)
+        .unwrap()
+        .set_len(600 << 20)
+        .unwrap();
+    run(Command::new("mkfs.xfs")
+        .args(["-q", "-m", "reflink=1"])
+        .arg(&image))
+    .unwrap();
     let mounted = Mounted::of("xfs", &image);
     let free = || {
         rustix::fs::syncfs(File::open(mounted.directory.path()).unwrap()).unwrap();
-        rustix::fs::statvfs(mounted.directory.path()).unwrap().f_bfree * 4096
+        rustix::fs::statvfs(mounted.directory.path())
+            .unwrap()
+            .f_bfree
+            * 4096
     };
     let place = |name: &str| mounted.directory.path().join(name);
-    let source = File::options().read(true).write(true).create_new(true);
-    let source = source.open(place("source")).unwrap();
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true);
+    let source = options.open(place("source")).unwrap();
     source.set_len(MIN_DISK_BYTES).unwrap();
     let data = vec![7; 64 << 20];
     source.write_all_at(&data, 1 << 20).unwrap();
     let before = free();
     let (clone, method) = clone_disk(&source, &place("clone"), 2 << 30).unwrap();
     assert_eq!(method, CloneMethod::Reflink);
-    let DiskFrom::Whole(soon_gone) = disk_from(&source, &place("soon gone"), 2 << 30).unwrap() else {
+    let DiskFrom::Whole(soon_gone) = disk_from(&source, &place("soon gone"), 2 << 30).unwrap()
+    else {
         panic!("blocks can be shared here");
     };
-    assert!(before - free() < 8 << 20, "{} bytes were copied", before - free());
+    assert!(
+        before - free() < 8 << 20,
+        "{} bytes were copied",
+        before - free()
+    );
     for disk in [clone, soon_gone] {
         assert_eq!(disk.metadata().unwrap().len(), 2 << 30);
         let mut read = vec![0; data.len()];

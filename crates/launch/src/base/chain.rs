@@ -172,9 +172,13 @@ pub(crate) mod tests {
 
     fn ids(image: &str, project_id: &str, setup: &SetupRequest) -> Vec<BaseId> {
         let manifest = ImageDigest::of(image.as_bytes());
-        let chain = Chain::new(manifest, &project(project_id), setup, Level::Project, |_| {
-            None
-        });
+        let chain = Chain::new(
+            manifest,
+            &project(project_id),
+            setup,
+            Level::Project,
+            |_| None,
+        );
         chain.links.into_iter().map(|link| link.id).collect()
     }
 
@@ -255,7 +259,10 @@ pub(crate) mod tests {
             kept(Level::Project, Some(recipes[1].clone()), "older"),
         ] {
             let chain = with(stray, Level::Project);
-            assert_eq!((chain.top(), chain.strays.len()), (Some(recipes[1].clone()), 1));
+            assert_eq!(
+                (chain.top(), chain.strays.len()),
+                (Some(recipes[1].clone()), 1)
+            );
         }
     }
 

@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use agent_vm_image::ImageDigest;
 use agent_vm_state::{FileLock, LockError};
 
+use super::SetupRequest;
 use super::chain::Chain;
 use super::record::{BaseId, BaseKind, BaseProject, BaseRecord, Level, RECORD_FORMAT};
-use super::SetupRequest;
 
 /// The disk's name in a base's directory.
 const DISK: &str = "disk.ext4";
@@ -207,7 +207,10 @@ impl BaseStore {
         let keep = || -> io::Result<()> {
             self.put_in_place(&draft, &self.root.join(record.id.as_str()))?;
             let pointer = self.root.join("hand").join(scope.name());
-            write_durably(&pointer.with_extension("new"), record.id.as_str().as_bytes())?;
+            write_durably(
+                &pointer.with_extension("new"),
+                record.id.as_str().as_bytes(),
+            )?;
             fs_err::rename(pointer.with_extension("new"), &pointer)?;
             sync_directory(&self.root.join("hand"))?;
             self.remove_replaced(&record)

@@ -43,16 +43,14 @@ fn base(machine: &Machine, command: &[&str], input: &str) -> Result<Finished> {
     let mut arguments = vec!["base"];
     arguments.extend_from_slice(command);
     arguments.extend_from_slice(&["--image", machine.image()]);
-    machine
-        .agent_vm(&arguments)
-        .input(input.as_bytes())
-        .run()
+    machine.agent_vm(&arguments).input(input.as_bytes()).run()
 }
 
 #[test]
 fn a_setup_script_runs_once_and_later_launches_begin_with_what_it_made() -> Result<()> {
     let machine = Machine::new()?;
-    let script = "pwd; echo run >> /opt/runs; touch refused 2>/dev/null || echo the project is read-only";
+    let script =
+        "pwd; echo run >> /opt/runs; touch refused 2>/dev/null || echo the project is read-only";
     project_script(&machine, &machine.project(), script)?;
     let first = machine.script(&[], "cat /opt/runs").run()?.expect_code(0)?;
     assert_eq!(first.stdout, "run\n", "the setup writes to standard error");
@@ -78,7 +76,9 @@ fn a_setup_script_runs_once_and_later_launches_begin_with_what_it_made() -> Resu
     let changed = machine.script(&[], "cat /opt/runs").run()?.expect_code(0)?;
     assert_eq!(changed.stdout, "changed\n");
     assert!(
-        changed.stderr.contains("is stale, its scripts or packages changed"),
+        changed
+            .stderr
+            .contains("is stale, its scripts or packages changed"),
         "{}",
         changed.stderr
     );
@@ -126,7 +126,11 @@ fn a_users_base_is_shared_and_a_projects_base_stands_on_it_and_is_its_own() -> R
     user_script(&machine, "echo new > /opt/user")?;
     let changed = machine.script(&[], script).run()?.expect_code(0)?;
     assert_eq!(changed.stdout, "new\nnew\nmine\n");
-    assert!(changed.stderr.contains("is stale, what it stands on changed"));
+    assert!(
+        changed
+            .stderr
+            .contains("is stale, what it stands on changed")
+    );
     Ok(())
 }
 
@@ -169,7 +173,11 @@ fn a_base_grows_to_the_size_of_the_launch() -> Result<()> {
     let smaller = machine.script(&["--disk", "1GiB"], "cat /opt/made").run()?;
     let smaller = smaller.expect_code(0)?;
     assert_eq!(smaller.stdout, "made\n");
-    assert!(smaller.stderr.contains("the disk has 2GiB, because its base has"));
+    assert!(
+        smaller
+            .stderr
+            .contains("the disk has 2GiB, because its base has")
+    );
     Ok(())
 }
 
@@ -183,7 +191,13 @@ fn nothing_of_the_session_is_in_a_base() -> Result<()> {
     let ca = machine.upstream_ca().display().to_string();
     let resolve = format!("api.example.test:443:{}", upstream.address());
     let options = [
-        "apply", "--secret", "TOK@api.example.test", "--resolve", &resolve, "--upstream-ca", &ca,
+        "apply",
+        "--secret",
+        "TOK@api.example.test",
+        "--resolve",
+        &resolve,
+        "--upstream-ca",
+        &ca,
     ];
     let script = format!(
         "set -e; echo {} > /opt/control; echo \"placeholder: $TOK\"; \
@@ -196,7 +210,10 @@ fn nothing_of_the_session_is_in_a_base() -> Result<()> {
         let mut arguments = vec!["base"];
         arguments.extend_from_slice(options);
         arguments.extend_from_slice(&["--image", machine.image()]);
-        machine.agent_vm(&arguments).env("TOK", secret.token()).run()
+        machine
+            .agent_vm(&arguments)
+            .env("TOK", secret.token())
+            .run()
     };
     let made = apply(&options)?.expect_code(0)?;
     assert!(made.stderr.contains("hello from api.example.test"));
@@ -206,12 +223,23 @@ fn nothing_of_the_session_is_in_a_base() -> Result<()> {
             .with_context(|| format!("{name} in {}", made.stderr))
     };
     let (placeholder, authority) = (told("placeholder:")?, told("authority:")?);
-    assert_ne!(control.search_tree(&bases(&machine))?, [], "the search finds what is there");
+    assert_ne!(
+        control.search_tree(&bases(&machine))?,
+        [],
+        "the search finds what is there"
+    );
     for absent in [&secret, &placeholder, &authority] {
-        assert_eq!(absent.search_tree(&bases(&machine))?, [], "{}", absent.token());
+        assert_eq!(
+            absent.search_tree(&bases(&machine))?,
+            [],
+            "{}",
+            absent.token()
+        );
     }
     // The launch that uses the base has the certificate of its own session.
-    let kept = machine.script(&[], "cat /opt/control; cat /etc/ssl/certs/*").run()?;
+    let kept = machine
+        .script(&[], "cat /opt/control; cat /etc/ssl/certs/*")
+        .run()?;
     let kept = kept.expect_code(0)?;
     assert!(kept.stdout.contains(control.token()));
     assert!(!authority.is_in(&kept.stdout) && !placeholder.is_in(&kept.stdout));
@@ -219,7 +247,9 @@ fn nothing_of_the_session_is_in_a_base() -> Result<()> {
     project_script(&machine, &machine.project(), "echo $TOK > /opt/config")?;
     let refused = apply(&options)?.expect_code(125)?;
     assert!(
-        refused.stderr.contains("left the placeholder of TOK on its disk"),
+        refused
+            .stderr
+            .contains("left the placeholder of TOK on its disk"),
         "{}",
         refused.stderr
     );
@@ -233,9 +263,19 @@ fn changes_by_hand_are_kept_when_asked_for_and_used_until_the_base_changes() -> 
     let look = || machine.script(&[], "cat /opt/made").run()?.expect_code(0);
     let dropped = base(&machine, &["shell"], "echo draft >> /opt/made; exit 3\n")?;
     let dropped = dropped.expect_code(3)?;
-    assert!(dropped.stderr.contains("the changes are not kept"), "{}", dropped.stderr);
+    assert!(
+        dropped.stderr.contains("the changes are not kept"),
+        "{}",
+        dropped.stderr
+    );
     assert_eq!(look()?.stdout, "setup\n");
-    assert_eq!(states(&machine)?.iter().filter(|state| *state == "draft").count(), 1);
+    assert_eq!(
+        states(&machine)?
+            .iter()
+            .filter(|state| *state == "draft")
+            .count(),
+        1
+    );
     base(&machine, &["snapshot"], "")?.expect_code(0)?;
     assert_eq!(look()?.stdout, "setup\ndraft\n");
     base(&machine, &["snapshot"], "")?.expect_code(125)?;
@@ -246,7 +286,9 @@ fn changes_by_hand_are_kept_when_asked_for_and_used_until_the_base_changes() -> 
     let changed = look()?;
     assert_eq!(changed.stdout, "other\n");
     assert!(
-        changed.stderr.contains("changes kept in the base of this project are not used"),
+        changed
+            .stderr
+            .contains("changes kept in the base of this project are not used"),
         "{}",
         changed.stderr
     );
@@ -259,7 +301,11 @@ fn changes_by_hand_are_kept_when_asked_for_and_used_until_the_base_changes() -> 
 #[test]
 fn launches_at_once_share_one_setup() -> Result<()> {
     let machine = Machine::new()?;
-    project_script(&machine, &machine.project(), "echo once; sleep 1; echo made > /opt/made")?;
+    project_script(
+        &machine,
+        &machine.project(),
+        "echo once; sleep 1; echo made > /opt/made",
+    )?;
     let running = [
         machine.script(&[], "cat /opt/made").start()?,
         machine.script(&[], "cat /opt/made").start()?,
@@ -279,7 +325,11 @@ fn launches_at_once_share_one_setup() -> Result<()> {
 #[test]
 fn a_launcher_killed_in_a_setup_leaves_nothing_that_hinders_the_next() -> Result<()> {
     let machine = Machine::new()?;
-    project_script(&machine, &machine.project(), "echo half > /opt/half; sync; sleep 600")?;
+    project_script(
+        &machine,
+        &machine.project(),
+        "echo half > /opt/half; sync; sleep 600",
+    )?;
     let running = machine.script(&[], "true").start()?;
     let sessions = machine.home().join(".local/state/agent-vm/sessions");
     let since = std::time::Instant::now();
@@ -296,7 +346,11 @@ fn a_launcher_killed_in_a_setup_leaves_nothing_that_hinders_the_next() -> Result
     running.finish()?.expect_code(137)?;
     assert_eq!(listed(&machine)?, Vec::<Value>::new());
 
-    project_script(&machine, &machine.project(), "test ! -e /opt/half && echo whole > /opt/made")?;
+    project_script(
+        &machine,
+        &machine.project(),
+        "test ! -e /opt/half && echo whole > /opt/made",
+    )?;
     let next = machine.script(&[], "cat /opt/made").run()?.expect_code(0)?;
     assert_eq!(next.stdout, "whole\n");
     let left: Vec<_> = fs_err::read_dir(bases(&machine))?
@@ -309,7 +363,9 @@ fn a_launcher_killed_in_a_setup_leaves_nothing_that_hinders_the_next() -> Result
 
 fn has_disk(sessions: &Path) -> bool {
     let entries = fs_err::read_dir(sessions).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| entry.path().join("disk.ext4").exists())
+    entries
+        .into_iter()
+        .any(|entry| entry.path().join("disk.ext4").exists())
 }
 
 /// What Docker does with its layers: changes of an overlay in its data root. On the root, an overlay itself, that fails.
@@ -326,7 +382,15 @@ fn dockers_data_root_is_no_overlay_and_part_of_the_base() -> Result<()> {
         mkdir -p /opt/l /opt/u /opt/w /opt/m; \
         mount -t overlay overlay -o lowerdir=/opt/l,upperdir=/opt/u,workdir=/opt/w /opt/m 2>/dev/null || echo refused";
     let kept = machine.script(&[], look).run()?.expect_code(0)?;
-    assert_eq!(kept.stdout, "below\nchanged\nbelow\nchanged\nrefused\n", "{}", kept.stderr);
-    assert!(kept.stderr.contains("ext2/ext3\n710\n711\n"), "{}", kept.stderr);
+    assert_eq!(
+        kept.stdout, "below\nchanged\nbelow\nchanged\nrefused\n",
+        "{}",
+        kept.stderr
+    );
+    assert!(
+        kept.stderr.contains("ext2/ext3\n710\n711\n"),
+        "{}",
+        kept.stderr
+    );
     Ok(())
 }

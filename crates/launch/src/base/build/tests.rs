@@ -76,14 +76,21 @@ fn the_users_base_sees_nothing_of_the_project() {
     let resolved = resolved(directory.path());
     let launch = setup_launch(&resolved, making(SetupCredentials::Withheld), Level::User);
     assert_eq!(guests(&launch), ["/given-to-the-setup"]);
-    assert_eq!(launch.plan.program.working_directory, PathBuf::from("/root"));
+    assert_eq!(
+        launch.plan.program.working_directory,
+        PathBuf::from("/root")
+    );
 }
 
 #[test]
 fn a_projects_base_sees_the_project_read_only_and_no_mount_of_the_user() {
     let directory = tempfile::tempdir().unwrap();
     let resolved = resolved(directory.path());
-    let launch = setup_launch(&resolved, making(SetupCredentials::Withheld), Level::Project);
+    let launch = setup_launch(
+        &resolved,
+        making(SetupCredentials::Withheld),
+        Level::Project,
+    );
     let root = resolved.request.project.root();
     assert_eq!(guests(&launch), [root.display().to_string()]);
     assert_eq!(launch.plan.mounts[0].access, ShareAccess::ReadOnly);

@@ -106,7 +106,10 @@ fn what_crashed_makers_left_is_swept_and_never_used() {
         }
         assert!(store.find(&dead).is_none());
         let listed = store.list().unwrap();
-        assert!(listed.iter().all(|base| base.record.id != dead), "step {step}");
+        assert!(
+            listed.iter().all(|base| base.record.id != dead),
+            "step {step}"
+        );
         let id = publish(&store, &format!("next {step}"), &scope, step);
         assert!(!left.exists(), "step {step}");
         assert!(store.find(&id).is_some());
@@ -153,14 +156,20 @@ fn a_base_made_again_replaces_the_old_one_while_that_is_in_use() {
     store.publish(new, &record(&id, &scope, 2)).unwrap();
     let mut text = String::new();
     io::Read::read_to_string(&mut open, &mut text).unwrap();
-    assert_eq!((text.as_str(), content(&store, &id).as_deref()), ("old", Some("new")));
+    assert_eq!(
+        (text.as_str(), content(&store, &id).as_deref()),
+        ("old", Some("new"))
+    );
     assert_eq!(names(&store), [id.to_string()]);
 }
 
 #[test]
 fn only_the_newest_of_one_place_stay_and_other_places_are_not_touched() {
     let (_directory, store) = store();
-    let (mine, other) = (scope(Level::Project, "mine"), scope(Level::Project, "other"));
+    let (mine, other) = (
+        scope(Level::Project, "mine"),
+        scope(Level::Project, "other"),
+    );
     let user = publish(&store, "user", &scope(Level::User, "mine"), 0);
     let others = publish(&store, "other", &other, 0);
     let ids: Vec<_> = (1..=4)
@@ -186,7 +195,10 @@ fn a_draft_is_used_only_after_it_is_kept_and_only_where_it_was_made() {
     store.put_draft(&mine, new, &by_hand).unwrap();
     assert!(store.list().unwrap()[0].draft);
     assert_eq!(store.hand(&mine), None);
-    assert_eq!(store.keep_draft(&scope(Level::Project, "other")).unwrap(), None);
+    assert_eq!(
+        store.keep_draft(&scope(Level::Project, "other")).unwrap(),
+        None
+    );
     assert_eq!(store.keep_draft(&mine).unwrap(), Some(by_hand.clone()));
     assert_eq!(store.hand(&mine), Some(by_hand));
     assert_eq!(store.hand(&scope(Level::Project, "other")), None);
@@ -197,7 +209,10 @@ fn a_draft_is_used_only_after_it_is_kept_and_only_where_it_was_made() {
 #[test]
 fn a_pointer_to_another_projects_changes_is_not_followed() {
     let (_directory, store) = store();
-    let (mine, other) = (scope(Level::Project, "mine"), scope(Level::Project, "other"));
+    let (mine, other) = (
+        scope(Level::Project, "mine"),
+        scope(Level::Project, "other"),
+    );
     let id = BaseId::of(b"theirs");
     let theirs = BaseRecord {
         kind: BaseKind::Snapshot,
