@@ -140,10 +140,12 @@ impl<R: Read> Archive<R> {
                 EntryType::XHeader => meta.read_pax(&self.meta_body(&header)?)?,
                 EntryType::XGlobalHeader => pax::check_global(&self.meta_body(&header)?)?,
                 EntryType::GNULongName => {
-                    meta.path = Some(long_name(self.meta_body(&header)?)?);
+                    let name = long_name(self.meta_body(&header)?)?;
+                    once(meta.long_path.replace(name).is_none())?;
                 }
                 EntryType::GNULongLink => {
-                    meta.link = Some(long_name(self.meta_body(&header)?)?);
+                    let name = long_name(self.meta_body(&header)?)?;
+                    once(meta.long_link.replace(name).is_none())?;
                 }
                 _ => return self.entry(&header, meta).map(Some),
             }
@@ -153,7 +155,8 @@ impl<R: Read> Archive<R> {
         })
     }
 
-    fn entry(&mut self, header: &Header, meta: Overrides) -> Result<Entry, ArchiveError> {
+    fn entry(&mut self, header: &Header, mut meta: Overrides) -> Result<Entry, ArchiveError> {
+        meta.join_names()?;
         let path = meta.path.clone().unwrap_or_else(|| header.path());
         let stored = match meta.size {
             Some(size) => size,
@@ -300,6 +303,14 @@ fn read_block(reader: &mut impl Read) -> Result<Option<[u8; BLOCK]>, ArchiveErro
         }
     }
     Ok(Some(block))
+}
+
+/// Go lets the GNU long name win over pax and the last pax header over the others, GNU tar goes by the order, so an archive with two of a
+/// kind in front of one entry means different things to different readers.
+fn once(is_first: bool) -> Result<(), ArchiveError> {
+    is_first.then_some(()).ok_or(ArchiveError::Meta {
+        what: "two headers that name one entry",
+    })
 }
 
 fn long_name(mut body: Vec<u8>) -> Result<Vec<u8>, ArchiveError> {

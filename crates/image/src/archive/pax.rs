@@ -1,13 +1,17 @@
 //! pax records: `LENGTH KEY=VALUE\n`, overriding what the header says (POSIX.1 pax; xattrs as `SCHILY.xattr.NAME`).
 
 use super::sparse::SparseRecords;
-use super::{ArchiveError, without_nul};
+use super::{ArchiveError, once, without_nul};
 
 /// What metadata headers say about the next entry.
 #[derive(Debug, Default)]
 pub(super) struct Overrides {
     pub(super) path: Option<Vec<u8>>,
     pub(super) link: Option<Vec<u8>>,
+    /// GNU long name.
+    pub(super) long_path: Option<Vec<u8>>,
+    /// GNU long link target.
+    pub(super) long_link: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
@@ -20,12 +24,21 @@ pub(super) struct Overrides {
 impl Overrides {
     /// Whether there was no header yet.
     pub(super) fn is_empty(&self) -> bool {
-        !self.any && self.path.is_none() && self.link.is_none()
+        !self.any && self.long_path.is_none() && self.long_link.is_none()
+    }
+
+    /// Takes over the GNU long names.
+    pub(super) fn join_names(&mut self) -> Result<(), ArchiveError> {
+        once(self.path.is_none() || self.long_path.is_none())?;
+        once(self.link.is_none() || self.long_link.is_none())?;
+        self.path = self.path.take().or_else(|| self.long_path.take());
+        self.link = self.link.take().or_else(|| self.long_link.take());
+        Ok(())
     }
 
     /// Takes the records of one extended header.
     pub(super) fn read_pax(&mut self, body: &[u8]) -> Result<(), ArchiveError> {
-        self.any = true;
+        once(!std::mem::replace(&mut self.any, true))?;
         let mut rest = body;
         while !rest.is_empty() {
             let (key, value, after) = record(rest).ok_or(ArchiveError::Meta {

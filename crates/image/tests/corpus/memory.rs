@@ -1,0 +1,153 @@
+//! The memory budget holds whatever an image is: measured on processes of their own, which do nothing but pull.
+
+use std::io::Write as _;
+use std::process::Command;
+
+use agent_vm_image::{PullOptions, Reference, Store, pull};
+use agent_vm_test_support::registry::Registry;
+use sha2::Digest as _;
+
+use crate::build::{Hostile, Layer, OCI_GZIP};
+use crate::cases::GROUPS;
+use crate::served;
+use crate::test_archive::{TestArchive, TestEntry as E};
+
+/// The most resident memory of a pulling process (SPECIFICATION: image pull).
+const BUDGET_KIB: u64 = 96 << 10;
+/// Tells the measured process what to pull: references, one a line.
+const REFERENCES_VARIABLE: &str = "AGENT_VM_TEST_MEASURED_PULLS";
+
+/// Pulls all references in one process; gives its peak and how many were accepted.
+fn measured(references: &[String]) -> (u64, usize) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "memory::measured_pulls",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(REFERENCES_VARIABLE, references.join("\n"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let number = |key: &str| {
+        let line = said
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .expect("the measured process tells it");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    (
+        number("VmHWM:"),
+        usize::try_from(number("accepted:")).unwrap(),
+    )
+}
+
+#[test]
+#[ignore = "the measured half of the tests here"]
+fn measured_pulls() {
+    let references = std::env::var(REFERENCES_VARIABLE).unwrap();
+    let mut accepted = 0;
+    for reference in references.lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let reference: Reference = reference.parse().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        match runtime.block_on(pull(&store, &reference, &PullOptions::default(), &())) {
+            Ok(_) => accepted += 1,
+            Err(error) => println!("{reference}: {error:?}"),
+        }
+    }
+    let status = fs_err::read_to_string("/proc/self/status").unwrap();
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    println!("\n{peak}\naccepted: {accepted}");
+}
+
+#[test]
+fn no_case_of_the_corpus_takes_more_than_the_budget() {
+    let registry = Registry::start().unwrap();
+    let cases = GROUPS.iter().flat_map(|(_, cases)| cases.iter());
+    let references: Vec<_> = cases
+        .map(|case| served::serve(&registry, case.name, &(case.image)()))
+        .collect();
+    let (peak, accepted) = measured(&references);
+    println!(
+        "peak of {} pulls, {accepted} of them accepted: {peak} KiB",
+        references.len()
+    );
+    assert!(accepted > 100, "{accepted}");
+    assert!(peak <= BUDGET_KIB, "{peak} KiB");
+}
+
+#[test]
+fn a_million_tiny_files_are_pulled_within_the_budget() {
+    let registry = Registry::start().unwrap();
+    let image = Hostile::new(vec![tiny_files(0..1000)]);
+    let (peak, accepted) = measured(&[served::serve(&registry, "tiny", &image)]);
+    println!("peak of a pull of 1 000 000 files: {peak} KiB");
+    assert_eq!(accepted, 1);
+    assert!(peak <= BUDGET_KIB, "{peak} KiB");
+}
+
+#[test]
+fn three_layers_at_once_with_a_million_tiny_files_each_stay_within_the_budget() {
+    let registry = Registry::start().unwrap();
+    let layers = [0..1000, 1000..2000, 2000..3000].map(tiny_files);
+    let image = Hostile::new(layers.into());
+    let (peak, _) = measured(&[served::serve(&registry, "tiny", &image)]);
+    println!("peak of a pull of 3 x 1 000 000 files: {peak} KiB");
+    assert!(peak <= BUDGET_KIB, "{peak} KiB");
+}
+
+/// A thousand files in each of these directories, every hundredth with a byte in it; compressed as it is made.
+fn tiny_files(directories: std::ops::Range<u32>) -> Layer {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut hasher = sha2::Sha256::new();
+    let mut write = |bytes: &[u8]| {
+        hasher.update(bytes);
+        encoder.write_all(bytes).unwrap();
+    };
+    let header = |content: &str| TestArchive::of([E::file("d0000/f000", content)])[..512].to_vec();
+    let mut content = [0; 512];
+    content[0] = b'x';
+    let (empty, full) = (header(""), header("x"));
+    for directory in directories {
+        for file in 0..1000 {
+            let has_content = file % 100 == 0;
+            let mut header = if has_content {
+                full.clone()
+            } else {
+                empty.clone()
+            };
+            let name = format!("d{directory:04}/f{file:03}");
+            header[..name.len()].copy_from_slice(name.as_bytes());
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            write(&header);
+            if has_content {
+                write(&content);
+            }
+        }
+    }
+    write(&[0; 1024]);
+    let digest: [u8; 32] = hasher.finalize().into();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let diff_id = format!("sha256:{hex}").parse().unwrap();
+    Layer {
+        media_type: OCI_GZIP,
+        blob: encoder.finish().unwrap(),
+        diff_id,
+    }
+}

@@ -1,0 +1,68 @@
+//! What fuzzing has found interesting is tried again at each test run, and the corpus is what fuzzing begins with.
+
+use std::path::PathBuf;
+
+use agent_vm_image::{fuzz_manifest, fuzz_tar};
+
+use crate::cases::GROUPS;
+
+#[path = "../../../../fuzz/fuzz_targets/archive.rs"]
+mod archive;
+
+/// The largest archive that is worth fuzzing with.
+const MAX_SEED: usize = 8 << 10;
+
+fn corpus(target: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "../../fuzz/corpus", target]
+        .iter()
+        .collect()
+}
+
+fn replay(target: &str, body: impl Fn(&[u8])) {
+    let inputs: Vec<_> = fs_err::read_dir(corpus(target))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(inputs.len() >= 20, "{target}: {}", inputs.len());
+    for input in inputs {
+        body(&fs_err::read(input).unwrap());
+    }
+}
+
+#[test]
+fn inputs_found_by_fuzzing_archives_do_not_panic() {
+    replay("tar", |bytes| fuzz_tar(&archive::with_checksums(bytes)));
+}
+
+#[test]
+fn inputs_found_by_fuzzing_pax_records_do_not_panic() {
+    replay("pax", |bytes| fuzz_tar(&archive::with_records(bytes)));
+}
+
+#[test]
+fn inputs_found_by_fuzzing_documents_do_not_panic() {
+    replay("manifest", fuzz_manifest);
+}
+
+#[test]
+#[ignore = "writes the cases as seeds into fuzz/corpus"]
+fn write_fuzz_seeds() {
+    for target in ["tar", "manifest"] {
+        fs_err::create_dir_all(corpus(target)).unwrap();
+    }
+    for case in GROUPS.iter().flat_map(|(_, cases)| cases.iter()) {
+        let image = (case.image)();
+        let put = |target: &str, part: &str, bytes: &[u8]| {
+            if bytes.len() <= MAX_SEED {
+                fs_err::write(corpus(target).join(format!("{}-{part}", case.name)), bytes).unwrap();
+            }
+        };
+        for (number, layer) in image.layers.iter().enumerate().take(3) {
+            put("tar", &number.to_string(), &layer.blob);
+        }
+        put("manifest", "config", &image.config);
+        for (number, document) in image.documents.iter().enumerate().take(3) {
+            put("manifest", &number.to_string(), &document.bytes);
+        }
+    }
+}
