@@ -7,7 +7,7 @@
 //! allows), one write buffer, and the names and attributes of the layer's files. The file is published only after both digests are known
 //! to be right. Nothing of an unfinished layer outlives its pull: a broken connection is resumed, an ended process begins the layer anew.
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read as _};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -29,7 +29,7 @@ mod zstd_frames;
 pub(crate) use source::{Batch, Source};
 pub(crate) use window::WindowBudget;
 
-use output::PacedFile;
+use output::DirectFile;
 
 /// Bytes that go to the converter together.
 pub(crate) const BATCH_BYTES: usize = 256 << 10;
@@ -39,6 +39,8 @@ const CHANNEL_BATCHES: usize = 4;
 const HEADER_BUFFER: usize = 64 << 10;
 /// The most bytes of an uncompressed archive: all contents, headers and padding.
 const MAX_ARCHIVE_BYTES: u64 = 24 << 30;
+/// The most bytes after the end of an archive. Writers fill up a record of some kilobytes; what is far beyond only costs time.
+const MAX_TRAILING_BYTES: u64 = 64 << 20;
 
 /// Why a layer was not made.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,12 @@ pub enum LayerError {
         /// What happened.
         #[source]
         source: io::Error,
+    },
+    /// The archive is over, but not its bytes.
+    #[error("it has more bytes after the end of the archive than the {limit} that are accepted")]
+    Trailing {
+        /// How many are accepted.
+        limit: u64,
     },
     /// The archive is malformed or has what a layer must not have.
     #[error("its content is refused")]
@@ -140,7 +148,7 @@ pub(crate) fn convert(store: &Store, job: Job, source: Source) -> Result<(), Lay
         diff_id,
         windows,
     };
-    let made = transform(stream, PacedFile::new(file.as_file()), Limits::default()).map(drop);
+    let made = transform(stream, DirectFile::new(file.as_file()), Limits::default()).map(drop);
     made.and_then(|()| {
         store
             .publish(file, &store.layer_path(diff_id))
@@ -183,9 +191,14 @@ pub(crate) fn transform<O: BlockOutput>(
     // What follows the end of the archive belongs to the digests.
     let converted = converted.map_err(|source| LayerError::Content { source });
     let read = converted.and_then(|tree| {
-        io::copy(&mut buffered, &mut io::sink())
-            .map(|_| tree)
-            .map_err(undecodable)
+        let mut rest = (&mut buffered).take(MAX_TRAILING_BYTES + 1);
+        let trailing = io::copy(&mut rest, &mut io::sink()).map_err(undecodable)?;
+        if trailing > MAX_TRAILING_BYTES {
+            return Err(LayerError::Trailing {
+                limit: MAX_TRAILING_BYTES,
+            });
+        }
+        Ok(tree)
     });
     let mut content = buffered.into_inner();
     let failure = content.take_failure();

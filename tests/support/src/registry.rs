@@ -17,6 +17,8 @@ use hyper_util::rt::TokioIo;
 
 /// How long the registry may take to listen.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Where its access log is, beside its data.
+const ACCESS_LOG: &str = "access.log";
 /// By which slow machines stretch timeouts.
 const SCALE_VARIABLE: &str = "AGENT_VM_TIMEOUT_SCALE";
 
@@ -41,7 +43,7 @@ impl Registry {
             .arg("serve")
             .arg(&config)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(fs_err::File::create(directory.path().join(ACCESS_LOG))?.into_file())
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start docker-registry (`cargo xtask setup` installs it)")?;
@@ -75,6 +77,15 @@ impl Registry {
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")
+    }
+
+    /// Bytes of all the bodies it has answered GET requests with so far, by its own access log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn sent(&self) -> Result<u64> {
+        let log = fs_err::read_to_string(self.directory.path().join(ACCESS_LOG))?;
+        Ok(log.lines().filter_map(sent_by_line).sum())
     }
 
     /// For requests to it.
@@ -230,7 +241,7 @@ async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<
 
 fn configuration(data: &Path) -> String {
     format!(
-        "version: 0.1\nlog:\n  level: info\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
+        "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    \
          rootdirectory: {data}\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:0\n",
         data = serde_json::Value::from(data.to_string_lossy())
     )
@@ -263,6 +274,13 @@ fn listening_address(line: &str) -> Option<SocketAddr> {
         .find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ':'))
         .unwrap_or(rest.len());
     rest[..end].parse().ok()
+}
+
+/// The bytes a line of the access log (NCSA combined format) tells of: `… "GET PATH HTTP/1.1" STATUS BYTES …`.
+fn sent_by_line(line: &str) -> Option<u64> {
+    let (_, request) = line.split_once("\"GET ")?;
+    let (_, rest) = request.split_once("\" ")?;
+    rest.split(' ').nth(1)?.parse().ok()
 }
 
 fn timeout_scale() -> u32 {
@@ -309,6 +327,22 @@ mod tests {
         assert_eq!((blob.status, blob.body.as_str()), (StatusCode::OK, "hello"));
         let refused = registry.put_manifest("some/image", "1", "text/plain", b"{}");
         assert!(refused.is_err(), "{refused:?}");
+    }
+
+    #[test]
+    fn access_log_tells_what_was_sent() {
+        let line = r#"127.0.0.1 - - [21/Nov/2026:09:00:00 +0000] "GET /v2/a/blobs/sha256:aa HTTP/1.1" 200 517 "" "agent-vm/0.1.0""#;
+        assert_eq!(sent_by_line(line), Some(517));
+        assert_eq!(sent_by_line(&line.replace("GET", "PUT")), None);
+        let registry = Registry::start().unwrap();
+        let digest = registry.put_blob("a", &[7; 12_345]).unwrap();
+        let before = registry.sent().unwrap();
+        let path = format!("/v2/a/blobs/{digest}");
+        registry
+            .client
+            .request(Method::GET, &path, None, &[])
+            .unwrap();
+        assert_eq!(registry.sent().unwrap() - before, 12_345);
     }
 
     #[test]

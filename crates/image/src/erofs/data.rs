@@ -1,16 +1,17 @@
 //! File contents on their way to their final blocks.
 
 use std::io::{self, Read};
+use std::ops::{Deref, DerefMut};
 
 use super::{BLOCK_SIZE, BlockOutput};
 
 /// Bytes written at once.
-const BUFFER: usize = 256 << 10;
+const BUFFER: usize = 1 << 20;
 
 /// Appends contents to an image, each from a block boundary; buffers one write, skips what is all zeros.
 pub(crate) struct DataWriter<O> {
     output: O,
-    buffer: Vec<u8>,
+    buffer: BlockBuffer,
     filled: usize,
     /// Where the buffer's first byte goes; a multiple of the block size.
     position: u64,
@@ -21,7 +22,7 @@ impl<O: BlockOutput> DataWriter<O> {
     pub(crate) fn new(output: O) -> Self {
         Self {
             output,
-            buffer: vec![0; BUFFER],
+            buffer: BlockBuffer::new(),
             filled: 0,
             position: BLOCK_SIZE,
         }
@@ -63,25 +64,24 @@ impl<O: BlockOutput> DataWriter<O> {
         self.copy(&mut bytes, length)
     }
 
-    /// Appends zeros; costs no space where whole buffers of them come together.
+    /// Appends zeros; whole blocks of them cost no space.
     pub(crate) fn zeros(&mut self, length: u64) -> io::Result<()> {
         let mut left = length;
         while left > 0 {
-            if self.filled == 0 && left >= BLOCK_SIZE {
+            if left >= BLOCK_SIZE && self.at().is_multiple_of(BLOCK_SIZE) {
+                self.flush()?;
                 let skipped = left - left % BLOCK_SIZE;
                 self.position += skipped;
                 left -= skipped;
                 continue;
             }
-            // Up to the next boundary, from where blocks can be skipped.
-            let to_boundary = BLOCK_SIZE - self.filled as u64 % BLOCK_SIZE;
+            // Up to the next boundary, from where blocks can be skipped. What follows a content goes out together with it.
+            let to_boundary = BLOCK_SIZE - self.at() % BLOCK_SIZE;
             let some = usize::try_from(left.min(to_boundary)).expect("at most a block");
             self.buffer[self.filled..self.filled + some].fill(0);
             self.filled += some;
             left -= some as u64;
-            if (self.filled as u64).is_multiple_of(BLOCK_SIZE) {
-                self.flush()?;
-            }
+            self.flush_full()?;
         }
         Ok(())
     }
@@ -118,5 +118,38 @@ impl<O: BlockOutput> DataWriter<O> {
         self.position += self.filled as u64;
         self.filled = 0;
         Ok(())
+    }
+}
+
+/// [`BUFFER`] bytes that begin at a multiple of the block size in memory, so that outputs can hand them to the disk as they are.
+struct BlockBuffer {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl BlockBuffer {
+    fn new() -> Self {
+        let block = usize::try_from(BLOCK_SIZE).expect("a small constant");
+        let memory = vec![0; BUFFER + block];
+        // Without an answer the buffer is as good, only not aligned.
+        let start = memory.as_ptr().align_offset(block);
+        Self {
+            start: if start < block { start } else { 0 },
+            memory,
+        }
+    }
+}
+
+impl Deref for BlockBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.start..self.start + BUFFER]
+    }
+}
+
+impl DerefMut for BlockBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + BUFFER]
     }
 }

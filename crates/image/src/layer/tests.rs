@@ -40,7 +40,7 @@ fn made_as(blob: &[u8], layer: LayerBlob, diff_id: ImageDigest) -> Result<Vec<u8
         diff_id,
         windows: WindowBudget::new(),
     };
-    let result = transform(stream, PacedFile::new(&file), Limits::default()).map(drop);
+    let result = transform(stream, DirectFile::new(&file), Limits::default()).map(drop);
     feed.join().unwrap();
     result.map(|()| {
         let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
