@@ -1,6 +1,6 @@
 //! Archives out of arbitrary bytes, with checksums that fit: guessing them would take a fuzzer for ever.
 
-#![allow(dead_code, reason = "each target uses one of the two")]
+#![allow(dead_code, reason = "each target uses one of them")]
 
 const BLOCK: usize = 512;
 
@@ -13,6 +13,15 @@ pub(crate) fn with_checksums(data: &[u8]) -> Vec<u8> {
         }
     }
     archive
+}
+
+/// Two archives: the first byte says how many blocks belong to the first.
+pub(crate) fn two(data: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let Some((&blocks, data)) = data.split_first() else {
+        return (Vec::new(), Vec::new());
+    };
+    let (lower, upper) = data.split_at(data.len().min(usize::from(blocks) * BLOCK));
+    (with_checksums(lower), with_checksums(upper))
 }
 
 /// Half of the bytes (as the first one divides them) as the pax records of a file, the rest as its content.

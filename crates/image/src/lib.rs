@@ -13,6 +13,7 @@ mod digest;
 mod disk;
 mod erofs;
 mod escape;
+mod fuzz;
 mod gc;
 mod image;
 mod layer;
@@ -39,6 +40,7 @@ pub use disk::{
     CloneMethod, DiskError, DiskFrom, MAX_DISK_BYTES, MIN_DISK_BYTES, clone_disk, disk_from,
 };
 pub use escape::Escaped;
+pub use fuzz::{fuzz_merge, fuzz_stored_layer};
 pub use gc::{PruneMode, PruneScope, RemoveError, Removed};
 pub use image::{ApiMismatch, IMAGE_API_LABEL, Image, ImageConfig, check_api};
 pub use layer::{LayerError, fuzz_tar};

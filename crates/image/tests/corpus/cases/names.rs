@@ -266,6 +266,6 @@ pub(super) const CASES: &[Case] = &[
                     .chain([E::file("x", "")]),
             )
         },
-        "the metadata of an entry is not usable: too many metadata headers in a row",
+        "the metadata of an entry is not usable: two headers that name one entry",
     ),
 ];

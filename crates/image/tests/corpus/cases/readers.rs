@@ -175,6 +175,16 @@ pub(super) const CASES: &[Case] = &[
         &["f 644 \"x\""],
     )
     .unlike_umoci("refuses it"),
+    Case::refused(
+        "read-global-many",
+        "global pax headers without end",
+        || {
+            let comment = pax_record(b"comment", b"x");
+            let headers = (0..100).map(move |_| E::file("pax", &comment).raw(156, b"g"));
+            Hostile::of(headers.chain([E::file("f", "x")]))
+        },
+        "the metadata of an entry is not usable: too many metadata headers in a row",
+    ),
     Case::accepted(
         "read-unknown-records",
         "pax records nobody knows",
