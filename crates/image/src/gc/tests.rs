@@ -391,3 +391,33 @@ fn the_lease_of_a_dead_holder_is_a_leftover() {
     Store::open(fixture.directory.path()).unwrap();
     assert!(!dead.exists());
 }
+
+#[test]
+fn a_lease_comes_before_a_removal_or_after_it_never_in_between() {
+    let fixture = Fixture::new();
+    let (mut kept, mut refused) = (0, 0);
+    for round in 0..60 {
+        let manifest = fixture.record("host.test/a:1", &["a"]);
+        let image = fixture.image(manifest);
+        let store = fixture.store.clone();
+        let removal = std::thread::spawn(move || store.remove(&[reference("host.test/a:1")]));
+        if round % 3 > 0 {
+            std::thread::sleep(std::time::Duration::from_micros(round * 50));
+        }
+        let lease = fixture.store.lease(&image);
+        let removed = removal.join().unwrap();
+        match (lease, removed) {
+            (Ok(lease), Err(RemoveError::InUse { .. })) => {
+                assert!(fixture.has("a"));
+                drop(lease);
+                kept += 1;
+            }
+            (Err(_), Ok(_)) => {
+                assert!(!fixture.has("a"));
+                refused += 1;
+            }
+            both => panic!("{both:?}"),
+        }
+    }
+    assert_eq!(kept + refused, 60);
+}
