@@ -6,6 +6,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+mod measure;
+mod pull;
+
 use crate::boot::pull_small_image;
 use crate::lab::{self, Ending, LabArguments, Programs};
 use crate::{build, setup, vendor};
@@ -17,12 +20,16 @@ pub(crate) struct BenchArguments {
     /// One JSON object a line; without, the same as text.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pull: pull::PullArguments,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Benchmark {
     /// A warm launch to the first byte of its program, against the bare engine to its first instruction.
     Launch,
+    /// The template from a local registry into an empty store, against other tools.
+    Pull,
 }
 
 /// Rounds of a launch benchmark; the clock counts instructions, so few are enough. Odd, for the median.
@@ -55,6 +62,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     setup::run()?;
     let lines = match arguments.name {
         Benchmark::Launch => launch()?,
+        Benchmark::Pull => pull::run(&arguments.pull)?,
     };
     for line in lines {
         if arguments.json {
@@ -62,14 +70,25 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
         } else {
             let (name, unit) = (line["name"].as_str(), line["unit"].as_str());
             println!(
-                "{:<28}{:>12.3} {}",
+                "{:<42}{:>12.3} {:<6}{}",
                 name.unwrap_or_default(),
                 line["value"],
-                unit.unwrap_or_default()
+                unit.unwrap_or_default(),
+                compared(&line)
             );
         }
     }
     Ok(())
+}
+
+/// The peer's part of a line, if it has one.
+fn compared(line: &Value) -> String {
+    match (line["peer"].as_str(), line["ratio"].as_f64()) {
+        (Some(peer), Some(ratio)) => {
+            format!("{ratio:.3} of {peer} ({:.3})", line["peer_value"])
+        }
+        _ => String::new(),
+    }
 }
 
 fn launch() -> Result<Vec<Value>> {
