@@ -15,6 +15,7 @@ mod kernel_file;
 mod launch_request;
 mod mounts;
 mod preflight;
+mod progress;
 mod report;
 mod settings;
 mod setup_files;

@@ -11,7 +11,7 @@ const MAX_FOREIGN_CHARS: usize = 2000;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ui {
     colour: bool,
-    terminal: bool,
+    draws: bool,
 }
 
 impl Ui {
@@ -19,8 +19,9 @@ impl Ui {
     pub(crate) fn new(env: &EnvVars) -> Self {
         let terminal = io::stderr().is_terminal();
         let dumb = env.text(env_vars::TERM).is_none_or(|term| term == "dumb");
-        let colour = terminal && !dumb && env.value(env_vars::NO_COLOR).is_none();
-        Self { colour, terminal }
+        let draws = terminal && !dumb;
+        let colour = draws && env.value(env_vars::NO_COLOR).is_none();
+        Self { colour, draws }
     }
 
     /// What is being done now.
@@ -43,18 +44,9 @@ impl Ui {
         write(text);
     }
 
-    /// A line that replaces the one before; nothing when standard error is no terminal.
-    pub(crate) fn progress(self, text: &str) {
-        if self.terminal {
-            write(&format!("\r\x1b[K{text}"));
-        }
-    }
-
-    /// Removes the progress line.
-    pub(crate) fn progress_done(self) {
-        if self.terminal {
-            write("\r\x1b[K");
-        }
+    /// Whether standard error is a terminal things can be drawn on.
+    pub(crate) fn draws(self) -> bool {
+        self.draws
     }
 
     /// A rendered error.
@@ -123,11 +115,11 @@ mod tests {
     fn colour_only_where_it_is_seen() {
         let plain = Ui {
             colour: false,
-            terminal: false,
+            draws: false,
         };
         let colour = Ui {
             colour: true,
-            terminal: true,
+            draws: true,
         };
         assert_eq!(plain.paint("x", "1"), "x");
         assert_eq!(colour.paint("x", "1"), "\x1b[1mx\x1b[0m");

@@ -1,18 +1,20 @@
 //! `pull`: brings an image into the store. Needs no KVM.
 
-use std::cell::RefCell;
+use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use agent_vm_image::{
-    AuthSources, Image, PlainHttp, Proxies, PullEvent, PullObserver, PullOptions, Reference, Store,
-    pull,
+    AuthSources, Image, PlainHttp, Proxies, PullError, PullOptions, Reference, Store, pull,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::PullArgs;
-use crate::command_error::{CommandError, UsageError};
+use crate::command_error::{CommandError, Kind, UsageError};
 use crate::env_vars;
 use crate::image_settings::ImageSettings;
 use crate::launch_request::{Context, read_certificates};
+use crate::progress::{Outcome, PullProgress, TICK};
 use crate::settings::DEFAULT_IMAGE;
 use crate::ui::{self, Ui};
 
@@ -52,15 +54,66 @@ pub(crate) fn fetch(
     };
     let store = Store::open(context.directories()?.images())?;
     ui.status(&format!("pulling {reference}"));
-    let progress = Progress::new(ui);
+    let progress = PullProgress::new(ui);
+    let pull = pull(&store, &reference, &options, &progress);
+    let image = on_runtime(pull, &progress)?;
+    Ok((reference, image))
+}
+
+/// Runs a pull to its end, or to the signal that ends it: then nothing unfinished is left.
+fn on_runtime(
+    pull: impl Future<Output = Result<Image, PullError>>,
+    progress: &PullProgress,
+) -> Result<Image, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(UsageError::Runtime)?;
-    let result = runtime.block_on(pull(&store, &reference, &options, &progress));
-    ui.progress_done();
-    Ok((reference, result?))
+    let ended = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(UsageError::Runtime)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(UsageError::Runtime)?;
+        let mut tick = tokio::time::interval(TICK);
+        let mut pull = std::pin::pin!(pull);
+        loop {
+            tokio::select! {
+                result = &mut pull => return Ok::<_, CommandError>(Ended::ByItself(result)),
+                _ = interrupt.recv() => return Ok(Ended::BySignal(SignalKind::interrupt())),
+                _ = terminate.recv() => return Ok(Ended::BySignal(SignalKind::terminate())),
+                _ = tick.tick() => progress.tick(),
+            }
+        }
+    })?;
+    // What converts layers sees that nothing more comes, and removes what it began.
+    runtime.shutdown_timeout(CLEANUP_TIME);
+    progress.finish(match ended {
+        Ended::ByItself(Ok(_)) => Outcome::Complete,
+        _ => Outcome::Broken,
+    });
+    match ended {
+        Ended::ByItself(result) => Ok(result?),
+        Ended::BySignal(signal) => {
+            let number = u8::try_from(signal.as_raw_value()).unwrap_or_default();
+            Err(CommandError::new(Kind::User, Interrupted)
+                .exit_code(SIGNAL_BASE + number)
+                .hint("layers that were complete are kept: the next pull gets the others"))
+        }
+    }
 }
+
+/// How long the threads that write may take to end.
+const CLEANUP_TIME: Duration = Duration::from_secs(20);
+/// What a shell adds to the number of a signal.
+const SIGNAL_BASE: u8 = 128;
+
+enum Ended {
+    ByItself(Result<Image, PullError>),
+    BySignal(SignalKind),
+}
+
+/// ^C, or a request to end.
+#[derive(Debug, thiserror::Error)]
+#[error("the pull was interrupted")]
+struct Interrupted;
 
 /// The argument, else the variable, else the template.
 pub(crate) fn reference_text(context: &Context, args: &PullArgs) -> String {
@@ -108,94 +161,4 @@ fn auth_files(context: &Context) -> Result<Vec<PathBuf>, UsageError> {
         Some(docker.join("config.json")),
     ];
     Ok(all.into_iter().flatten().collect())
-}
-
-/// Says how far a pull is.
-struct Progress {
-    ui: Ui,
-    state: RefCell<State>,
-}
-
-#[derive(Default)]
-struct State {
-    sizes: Vec<u64>,
-    received: Vec<u64>,
-    done: usize,
-}
-
-impl Progress {
-    fn new(ui: Ui) -> Self {
-        Self {
-            ui,
-            state: RefCell::default(),
-        }
-    }
-}
-
-impl PullObserver for Progress {
-    fn event(&self, event: PullEvent<'_>) {
-        let mut state = self.state.borrow_mut();
-        match event {
-            PullEvent::Resolved { digest, layers } => {
-                state.sizes = layers.iter().map(|layer| layer.size).collect();
-                state.received = vec![0; layers.len()];
-                let total = megabytes(state.sizes.iter().sum());
-                self.ui
-                    .status(&format!("{digest}: {} layers, {total} MB", layers.len()));
-            }
-            PullEvent::LayerReused { layer } | PullEvent::LayerDone { layer } => {
-                let size = state.sizes.get(layer).copied().unwrap_or_default();
-                if let Some(received) = state.received.get_mut(layer) {
-                    *received = size;
-                }
-                state.done += 1;
-            }
-            PullEvent::LayerProgress { layer, received } => {
-                if let Some(known) = state.received.get_mut(layer) {
-                    *known = received;
-                }
-            }
-            PullEvent::LayerRetried { layer, reason } => {
-                self.ui.progress_done();
-                self.ui.warn(&format!(
-                    "layer {} again: {}",
-                    layer + 1,
-                    ui::harmless(&reason.to_string())
-                ));
-            }
-            PullEvent::LayerStarted { .. } => {}
-        }
-        self.ui.progress(&state.line());
-    }
-}
-
-impl State {
-    fn line(&self) -> String {
-        let (got, all) = (self.received.iter().sum(), self.sizes.iter().sum());
-        let (done, layers) = (self.done, self.sizes.len());
-        format!(
-            "{done} of {layers} layers, {} of {} MB",
-            megabytes(got),
-            megabytes(all)
-        )
-    }
-}
-
-fn megabytes(bytes: u64) -> String {
-    format!("{}.{}", bytes / 1_000_000, bytes / 100_000 % 10)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_line_tells_layers_and_bytes() {
-        let state = State {
-            sizes: vec![2_000_000, 10_500_000],
-            received: vec![2_000_000, 40_000],
-            done: 1,
-        };
-        assert_eq!(state.line(), "1 of 2 layers, 2.0 of 12.5 MB");
-    }
 }
