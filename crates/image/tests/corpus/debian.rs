@@ -36,6 +36,8 @@ fn packages() -> Vec<E> {
         E::file("lib/corpus/module", "module")
             .mode(0o755)
             .mtime(1_700_000_000),
+        // umoci forgets the time of a directory that it comes to through a link, unless the layer tells it.
+        E::directory("usr/lib").mtime(1_700_000_001),
         E::file("bin/corpus", "#!/bin/sh\n").mode(0o4755),
         E::hard_link("usr/bin/also-dash", "usr/bin/dash"),
         E::file("etc/os-release", "PRETTY_NAME=corpus\n"),
@@ -70,7 +72,7 @@ fn a_debian_image_is_what_umoci_unpacks() {
     ];
     let image = Hostile::new(layers);
     let registry = Registry::start().unwrap();
-    let shown = judge::shown(&registry, "debian", &image);
+    let shown = judge::shown(&registry, "debian", &image).expect("it is accepted");
     let expected = umoci::unpacked(&image).unwrap();
     let differences: Vec<_> = shown
         .iter()
