@@ -10,7 +10,7 @@
 use std::io::{self, Read};
 
 use crate::archive::{Archive, ArchiveError, Entry, EntryKind, Segment};
-use crate::erofs::{BlockOutput, DataWriter, MARK_PREFIX, MAX_XATTR_NAME, MAX_XATTR_SET, XattrSet};
+use crate::erofs::{BlockOutput, DataWriter};
 use crate::escape::Escaped;
 use crate::tree::{
     Attributes, NewNode, NodeId, ROOT, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, Tree,
@@ -18,9 +18,11 @@ use crate::tree::{
 };
 
 pub(crate) mod path;
+mod xattrs;
 
 pub use path::PathError;
 use path::{LayerPath, Whiteout};
+use xattrs::xattrs;
 
 /// How much one layer may hold.
 #[derive(Debug, Clone, Copy)]
@@ -444,43 +446,6 @@ impl<O: BlockOutput> Converter<'_, O> {
             size: 0,
             data: 0,
         })
-    }
-}
-
-/// Encodes extended attributes. Namespaces Linux does not have (`com.apple.…`) are left out, as no Linux could store them.
-fn xattrs(entries: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<u8>, Refusal> {
-    let mut set = XattrSet::default();
-    let mut sorted: Vec<_> = entries.iter().collect();
-    sorted.sort();
-    for (name, value) in sorted {
-        if name.starts_with(b"trusted.overlay.") {
-            return Err(Refusal::Entry(
-                "an extended attribute of the overlay file system itself",
-            ));
-        }
-        if name.starts_with(MARK_PREFIX) {
-            return Err(Refusal::Entry(
-                "an extended attribute of the image store itself",
-            ));
-        }
-        if name.len() > MAX_XATTR_NAME {
-            return Err(Refusal::Entry(
-                "the name of an extended attribute is too long",
-            ));
-        }
-        if !set.push(name, value) {
-            return Err(Refusal::Entry(
-                "an extended attribute is too large or unnamed",
-            ));
-        }
-    }
-    let encoded = set.into_encoded();
-    if encoded.len() > MAX_XATTR_SET {
-        Err(Refusal::Entry(
-            "its extended attributes are too large together",
-        ))
-    } else {
-        Ok(encoded)
     }
 }
 
