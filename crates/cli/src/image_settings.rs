@@ -21,7 +21,6 @@ use agent_vm_image::{IdentityRule, SignaturePolicy, SignaturePolicyError, Signat
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::command_error::UsageError;
 use crate::launch_request::Context;
 use crate::setup_files::{USER_CONFIG, user_directory};
 
@@ -95,11 +94,8 @@ impl ImageSettings {
     /// # Errors
     /// When there is one that cannot be used: a policy that is not understood must not be passed over.
     pub(crate) fn read(context: &Context) -> Result<Self, ImageSettingsError> {
-        let home = match context.home() {
-            Ok(home) => home,
-            // The caller needs it too and says so.
-            Err(UsageError::NoHome | _) => PathBuf::from("/"),
-        };
+        // Every caller needs a home and says so; what stands in for it is not the current directory, which is a project's.
+        let home = context.home().unwrap_or_else(|_| PathBuf::from("/"));
         Self::read_in(&user_directory(&context.env, &home))
     }
 
