@@ -10,6 +10,8 @@ mod retention;
 mod small;
 mod storage;
 mod versions;
+#[cfg(test)]
+mod workflow;
 
 use std::process::ExitCode;
 

@@ -31,6 +31,9 @@ pub(crate) struct DemoArguments {
     /// Use the emulated host even when guests run here.
     #[arg(long)]
     lab: bool,
+    /// Pull outside into the store that the emulated host gets: there, setup asks the registry and finds all layers.
+    #[arg(long)]
+    prefilled: bool,
     /// Seconds the emulated host may take.
     #[arg(long, default_value_t = 3600)]
     timeout: u64,
@@ -44,7 +47,7 @@ const NAME: &str = "agent-vm/template";
 
 /// What the user does; `ADDRESS` is the registry's, `WORK` a directory to write to, `COMMAND` one more command for the guest.
 const SCRIPT: &str = r#"set -eu
-export XDG_DATA_HOME="$WORK/data" XDG_STATE_HOME="$WORK/state" AGENT_VM_MEMORY=2GiB
+export XDG_DATA_HOME="${STORE:-$WORK/data}" XDG_STATE_HOME="$WORK/state" AGENT_VM_MEMORY=2GiB
 mkdir -p "$WORK/project"; cd "$WORK/project"
 begin=$(date +%s)
 agent-vm setup "$ADDRESS/agent-vm/template:latest" 2>&1
@@ -55,9 +58,10 @@ if [ -n "$COMMAND" ]; then
 fi
 "#;
 
-/// Before it in the emulated host: the registry, over the directory of the one that was filled here.
+/// Before it in the emulated host: the registry, over the directory of the one that was filled here, at the same address.
 const LAB_REGISTRY: &str = r#"set -eu
-ADDRESS=127.0.0.1:5000 WORK=$HOME
+WORK=$HOME
+if [ -d /files/store ]; then STORE=/files/store; sudo chown -R "$(id -u):$(id -g)" "$STORE"; fi
 cat >"$HOME/registry.yml" <<END
 version: 0.1
 log: {level: error}
@@ -152,13 +156,29 @@ fn natively(
 }
 
 fn in_lab(registry: &Registry, arguments: &DemoArguments, programs: &Programs) -> Result<String> {
-    let command = format!("COMMAND={}\n", shell::quote(&arguments.command.join(" ")));
+    let mut files = vec![registry.data()];
+    let outside = tempfile::tempdir()?;
+    if arguments.prefilled {
+        let store = outside.path().join("store");
+        let agent_vm = programs.agent_vm.as_ref().context("agent-vm was built")?;
+        let mut pull = Command::new(agent_vm);
+        pull.args(["pull", &registry.reference(NAME, "latest")])
+            .env("XDG_DATA_HOME", &store);
+        let clock = Instant::now();
+        let said = shell::output(&mut pull).context("cannot pull the template")?;
+        eprintln!("image: pulled {} in {:.0?}", said.trim(), clock.elapsed());
+        files.push(store);
+    }
+    let address = registry.address();
+    let command = shell::quote(&arguments.command.join(" "));
     let lab = LabArguments {
         smp: 2,
         mem: "5G".to_owned(),
-        files: vec![registry.data()],
+        files,
         timeout: arguments.timeout,
-        script: vec![format!("{command}{LAB_REGISTRY}{SCRIPT}")],
+        script: vec![format!(
+            "ADDRESS={address} COMMAND={command}\n{LAB_REGISTRY}{SCRIPT}"
+        )],
         ..LabArguments::default()
     };
     let mut said = Tee::new(std::io::stdout());
