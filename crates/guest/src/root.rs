@@ -139,7 +139,7 @@ fn mount_writable(root: Root) -> Result<(Option<OwnedFd>, Option<io::Error>), Ro
             mount("tmpfs", DISK, "tmpfs", MountFlags::empty(), "mode=0755")?;
             (None, None)
         }
-        Upper::Disk => {
+        Upper::Disk | Upper::KeptDisk => {
             let device = match root.lower {
                 Lower::Empty => "/dev/vda",
                 Lower::Image => "/dev/vdb",
@@ -148,7 +148,11 @@ fn mount_writable(root: Root) -> Result<(Option<OwnedFd>, Option<io::Error>), Ro
             mount(device, DISK, "ext4", MountFlags::NOATIME, "")?;
             let fd = rustix::fs::open(DISK, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| directory(DISK, errno))?;
-            let failure = grow_later(device, &fd).err();
+            let grown = match root.upper {
+                Upper::KeptDisk => grow(device, &fd),
+                Upper::Tmpfs | Upper::Disk => grow_later(device, &fd),
+            };
+            let failure = grown.err();
             (Some(fd), failure)
         }
     };

@@ -1,8 +1,10 @@
 //! Last steps: the guest is given its identity, the program runs on the user's streams, the machine is taken down.
 
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use agent_vm_image::is_clean;
 use agent_vm_protocol::{ExecFailure, Timings, User};
 
 use crate::boot::{Booting, Parts};
@@ -104,10 +106,19 @@ impl Booting {
             if ending == Ending::Unclear {
                 return Err(AttachError::NotClean);
             }
-            fs_err::rename(disk_path(&parts.session), place).map_err(AttachError::Keep)?;
+            keep(&disk_path(&parts.session), place)?;
         }
         outcome
     }
+}
+
+/// Puts a disk where it is kept, unless it waits for its journal to be replayed.
+fn keep(disk: &Path, place: &Path) -> Result<(), AttachError> {
+    let open = fs_err::File::open(disk).map_err(AttachError::Keep)?;
+    if !is_clean(open.file()).map_err(AttachError::Keep)? {
+        return Err(AttachError::NotClean);
+    }
+    fs_err::rename(disk, place).map_err(AttachError::Keep)
 }
 
 /// How sure it is that the guest's disk is whole.

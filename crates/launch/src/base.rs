@@ -27,7 +27,7 @@ pub use shell::{base_shell, make_bases};
 pub use store::{BaseStore, BaseStoreError, ListedBase, Scope, expected_bases};
 
 pub(crate) use build::{Making, SetupCredentials, ready};
-pub(crate) use program::keep_session_in_memory;
+pub(crate) use program::for_kept_disk;
 
 use crate::request::Mount;
 

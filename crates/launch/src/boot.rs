@@ -15,7 +15,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-use crate::base::keep_session_in_memory;
+use crate::base::for_kept_disk;
 use crate::console::Console;
 use crate::event::{LaunchEvent, LaunchObserver};
 use crate::guest_view::{GuestPathInvalid, boot};
@@ -84,7 +84,7 @@ impl Prepared {
         let link = (&config.addresses, config.mtu);
         let mut boot = boot(&request, &resolved.plan, link, egress.ca_pem())?;
         if resolved.disk.keep.is_some() {
-            keep_session_in_memory(&mut boot);
+            for_kept_disk(&mut boot);
         }
         let environment = guest_view::environment(&request, &resolved.image.config.env);
 

@@ -52,8 +52,11 @@ pub enum Lower {
 pub enum Upper {
     /// Memory; gone at power-off.
     Tmpfs,
-    /// The ext4 disk after the image, grown to the size of its device.
+    /// The ext4 disk after the image, grown to the size of its device beside everything else.
     Disk,
+    /// The same disk, but it outlives the machine: it has its size before any program starts, so that nothing changes it
+    /// when it is made clean.
+    KeptDisk,
 }
 
 /// A grafted host directory or file: the guest finds it at `/shares/INDEX` of the boot file system.

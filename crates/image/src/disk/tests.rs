@@ -155,6 +155,26 @@ fn a_clone_shares_its_blocks_where_the_file_system_can() {
     }
 }
 
+#[test]
+fn a_file_system_is_clean_when_it_is_not_mounted() {
+    let (_directory, path) = disk(MIN_DISK_BYTES);
+    let clean = || is_clean(&File::open(&path).unwrap()).unwrap();
+    assert!(clean());
+    let mounted = Mounted::new(&path);
+    fs_err::write(mounted.directory.path().join("file"), "x").unwrap();
+    run(Command::new("sync").arg("-f").arg(mounted.directory.path())).unwrap();
+    assert!(!clean(), "a mounted one has a journal to be replayed");
+    drop(mounted);
+    assert!(clean());
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .write_all_at(&[0; 4], 1024 + 0x38)
+        .unwrap();
+    assert!(!clean(), "it is no file system");
+}
+
 /// Growing a mounted file system needs `CAP_SYS_RESOURCE`, which containers take from root.
 fn may_grow_mounted() -> bool {
     const CAP_SYS_RESOURCE: u32 = 24;

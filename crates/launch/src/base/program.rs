@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 
 use agent_vm_credentials::GuestFile;
-use agent_vm_protocol::{Boot, BootFile, GuestPath};
+use agent_vm_protocol::{Boot, BootFile, GuestPath, Upper};
 
 use super::Recipe;
 use crate::request::Program;
@@ -122,8 +122,10 @@ pub(super) fn by_hand(program: Program, authority: Authority) -> Program {
     }
 }
 
-/// What belongs to the session goes where the disk does not keep it.
-pub(crate) fn keep_session_in_memory(boot: &mut Boot) {
+/// The guest of a disk that is kept: what belongs to the session goes where the disk does not keep it, and the disk ends
+/// clean.
+pub(crate) fn for_kept_disk(boot: &mut Boot) {
+    boot.root.upper = Upper::KeptDisk;
     let content = std::mem::take(&mut boot.ca_pem);
     boot.files.push(BootFile {
         path: GuestPath::new(AUTHORITY).expect("a constant path is valid"),
