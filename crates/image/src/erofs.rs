@@ -76,7 +76,10 @@ impl BlockOutput for &mut Vec<u8> {
     }
 
     fn set_length(&mut self, length: u64) -> io::Result<()> {
-        self.resize(usize::try_from(length).expect("what is made in memory is small"), 0);
+        self.resize(
+            usize::try_from(length).expect("what is made in memory is small"),
+            0,
+        );
         Ok(())
     }
 }
