@@ -14,6 +14,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(200);
 /// The longest silence of the plain lines while bytes come.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Before anything is known.
+const ASKING: &str = "{msg}";
 /// The bar of the whole; without colour it tells the same.
 const TOTAL: &str = "{msg} [{bar:30}] {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
 /// The bar of a layer.
@@ -89,7 +91,10 @@ impl PullProgress {
     pub(crate) fn finish(&self, outcome: Outcome) {
         let mut state = self.state.borrow_mut();
         if let View::Bars(bars) = &state.view {
-            let _ = bars.all.clear();
+            // What is finished is not drawn again, by whatever is said afterwards.
+            for bar in bars.layers.values().chain([&bars.total]) {
+                bar.finish_and_clear();
+            }
         }
         if outcome == Outcome::Complete {
             let line = format!(
@@ -141,6 +146,7 @@ impl State {
         self.layers = layers.collect();
         let wanted = self.wanted();
         if let View::Bars(bars) = &self.view {
+            bars.total.set_style(style(TOTAL));
             bars.total.set_length(wanted);
             bars.total.set_message("pulling");
             bars.total.reset_eta();
@@ -221,7 +227,7 @@ impl State {
 impl Bars {
     fn new() -> Self {
         let all = MultiProgress::new();
-        let total = all.add(bar(TOTAL));
+        let total = all.add(bar(ASKING));
         total.set_message("asking the registry");
         Self {
             all,
@@ -232,8 +238,12 @@ impl Bars {
 }
 
 fn bar(template: &str) -> ProgressBar {
+    ProgressBar::new(0).with_style(style(template))
+}
+
+fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).expect("the templates are constants");
-    ProgressBar::new(0).with_style(style.progress_chars(BAR))
+    style.progress_chars(BAR)
 }
 
 fn line_of_total(downloaded: u64, wanted: u64, elapsed: Duration) -> String {
