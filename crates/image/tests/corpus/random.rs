@@ -18,8 +18,14 @@ impl Chance {
         (self.0 >> 11) % limit
     }
 
+    /// Names of directories, and of links to them.
     fn name(&mut self) -> &'static str {
         ["a", "b", "c", "d"][usize::try_from(self.below(4)).unwrap()]
+    }
+
+    /// Names of files, so that files are seldom in the way of directories.
+    fn file_name(&mut self) -> &'static str {
+        ["f", "g", "h"][usize::try_from(self.below(3)).unwrap()]
     }
 
     /// Up to three directories, then `last`.
@@ -36,17 +42,18 @@ impl Chance {
     }
 
     fn entry(&mut self) -> E {
-        let name = self.name();
-        let path = self.path(name);
+        let (directory, file) = (self.name(), self.file_name());
         let content = ["", "x", "yy"][usize::try_from(self.below(3)).unwrap()];
         let mode = [0o755, 0o700, 0o1777, 0o644][usize::try_from(self.below(4)).unwrap()];
-        let entry = match self.below(10) {
-            0..4 => E::file(path, content).mode(mode),
-            4..7 => E::directory(path).mode(mode),
-            7..9 => E::symlink(path, self.target()),
+        let entry = match self.below(20) {
+            0..9 => E::file(self.path(file), content).mode(mode),
+            9..16 => E::directory(self.path(directory)).mode(mode),
+            16 => E::symlink(self.path(directory), self.target()),
+            17 => E::symlink(self.path(file), self.target()),
+            18 => E::file(self.path(directory), content),
             _ => {
-                let name = self.name();
-                return E::hard_link(path, self.path(name));
+                let target = self.file_name();
+                return E::hard_link(self.path(file), self.path(target));
             }
         };
         entry.owner(self.below(3), 0).mtime(1 + self.below(9))
@@ -55,7 +62,10 @@ impl Chance {
     fn layer(&mut self) -> Vec<E> {
         let mut entries = Vec::new();
         for _ in 0..self.below(3) {
-            let name = format!(".wh.{}", self.name());
+            let name = match self.below(2) {
+                0 => format!(".wh.{}", self.name()),
+                _ => format!(".wh.{}", self.file_name()),
+            };
             entries.push(E::file(self.path(&name), ""));
         }
         if self.below(4) == 0 {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agent_vm_image::{fuzz_manifest, fuzz_tar};
+use agent_vm_image::{fuzz_manifest, fuzz_merge, fuzz_tar};
 
 use crate::cases::GROUPS;
 
@@ -37,6 +37,14 @@ fn inputs_found_by_fuzzing_archives_do_not_panic() {
 #[test]
 fn inputs_found_by_fuzzing_pax_records_do_not_panic() {
     replay("pax", |bytes| fuzz_tar(&archive::with_records(bytes)));
+}
+
+#[test]
+fn inputs_found_by_fuzzing_stacks_of_layers_do_not_panic() {
+    replay("merge", |bytes| {
+        let (lower, upper) = archive::two(bytes);
+        fuzz_merge(&lower, &upper);
+    });
 }
 
 #[test]

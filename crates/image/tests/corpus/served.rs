@@ -1,6 +1,6 @@
 //! Where the images come from: Debian's `docker-registry` as far as it takes them, else a server that gives out anything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -23,8 +23,9 @@ fn push(
     name: &str,
     image: &Hostile,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let blobs = image.layers.iter().map(|layer| &layer.blob);
-    for blob in blobs.chain([&image.config]) {
+    // Some images have one layer thousands of times.
+    let blobs: HashSet<_> = image.layers.iter().map(|layer| &layer.blob).collect();
+    for blob in blobs.into_iter().chain([&image.config]) {
         registry.put_blob(name, blob)?;
     }
     let (tagged, others) = image
