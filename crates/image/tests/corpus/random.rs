@@ -94,6 +94,22 @@ fn described(layer: &[E]) -> String {
     entries.collect::<Vec<_>>().join(", ")
 }
 
+/// Without what umoci has its own way with: it forgets the times of directories it adds to, and makes no directory for a whiteout of
+/// nothing in a place that is not there (containerd and Docker do).
+fn comparable(tree: &[String]) -> Vec<String> {
+    let lines = tree.iter().map(|line| {
+        let is_directory = line
+            .split(' ')
+            .next()
+            .is_some_and(|name| name.ends_with('/'));
+        let kept = line
+            .split(' ')
+            .filter(|part| !(is_directory && part.starts_with('@')));
+        kept.collect::<Vec<_>>().join(" ")
+    });
+    lines.filter(|line| !line.ends_with("/ 755")).collect()
+}
+
 /// Judges `stacks` images; gives what differs and how many both accepted.
 fn compare(seed: u64, stacks: usize) -> (Vec<String>, usize) {
     let registry = Registry::start().unwrap();
@@ -111,7 +127,7 @@ fn compare(seed: u64, stacks: usize) -> (Vec<String>, usize) {
             continue;
         };
         both += 1;
-        if shown != expected {
+        if comparable(&shown) != comparable(&expected) {
             different.push(format!("{told}\nwe: {shown:#?}\numoci: {expected:#?}"));
         }
     }
