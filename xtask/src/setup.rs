@@ -16,6 +16,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("mmdebstrap", "mmdebstrap"),
     ("docker-registry", "docker-registry"),
     ("mkfs.erofs", "erofs-utils"),
+    ("umoci", "umoci"),
     ("mke2fs", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("setpriv", "util-linux"),

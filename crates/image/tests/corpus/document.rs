@@ -21,8 +21,8 @@ layer by its digest, and says what the row quotes; nothing of the image is kept.
 places that absolute names lead to are untouched, and every message is printable and short.
 
 Beyond the table: archives GNU tar itself writes in all its sparse forms, a Debian image of three layers, and stacks of layers made by
-chance are compared in the same way (`cases/sparse.rs`, `debian.rs`, `random.rs`); all rows, layers of a million files, and three such
-layers at once are pulled by a process whose peak memory is measured (`memory.rs`); what fuzzing found is tried again (`replay.rs`).
+chance are compared in the same way (`cases/sparse.rs`, `debian.rs`, `random.rs`); all rows and a layer of a million files are pulled
+by a process whose peak memory is measured (`memory.rs`; three such layers at once do not keep the budget yet); what fuzzing found is tried again (`replay.rs`).
 Faults of the wire (cuts, stalls, lying headers, tokens, redirects) are in `crates/image/tests/pull`.
 ";
 
