@@ -81,9 +81,15 @@ fn no_case_of_the_corpus_takes_more_than_the_budget() {
     let references: Vec<_> = cases
         .map(|case| served::serve(&registry, case.name, &(case.image)()))
         .collect();
-    let (peak, accepted) = measured(&references);
+    // As the command does it: a process for each pull.
+    let measured = references
+        .iter()
+        .map(|reference| measured(std::slice::from_ref(reference)));
+    let (peak, accepted) = measured.fold((0, 0), |(peak, accepted), (one, more)| {
+        (one.max(peak), accepted + more)
+    });
     println!(
-        "peak of {} pulls, {accepted} of them accepted: {peak} KiB",
+        "highest peak of {} pulls, {accepted} of them accepted: {peak} KiB",
         references.len()
     );
     assert!(accepted > 100, "{accepted}");
