@@ -219,9 +219,9 @@ impl From<SetupFileError> for CommandError {
             | SetupFileError::Syntax { .. }
             | SetupFileError::NotTexts { .. }
             | SetupFileError::Package { .. }
-            | SetupFileError::UnknownKey { .. } => {
-                Some("known so far: `packages = [\"NAME\"]` under [setup], and in your own configuration `mounts`")
-            }
+            | SetupFileError::UnknownKey { .. } => Some(
+                "known so far: `packages = [\"NAME\"]` under [setup], and in your own configuration `mounts`",
+            ),
             SetupFileError::ProjectMounts { .. } => {
                 Some("put them into ~/.config/agent-vm/config.toml, for the setup of your own base")
             }

@@ -8,6 +8,8 @@
 //! that are implied by what lies in them, hard links to files this layer does not have. `merge.rs` knows all layers.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::archive::{Archive, ArchiveError, Entry, EntryKind, Segment};
 use crate::erofs::{BlockOutput, DataWriter};
@@ -24,21 +26,32 @@ pub use path::PathError;
 use path::{LayerPath, Whiteout};
 use xattrs::xattrs;
 
-/// How much one layer may hold.
-#[derive(Debug, Clone, Copy)]
+/// The most archive entries of all layers of an image that one pull makes: their trees are in memory at the same time.
+pub(crate) const MAX_ENTRIES: u32 = 1 << 20;
+/// The most bytes of the files of one layer, holes of sparse files counted.
+const MAX_CONTENT: u64 = 16 << 30;
+
+/// How much a layer may hold.
+#[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// Archive entries.
-    pub(crate) entries: u32,
+    /// Archive entries there may still be; layers made at the same time share this.
+    pub(crate) entries: Arc<AtomicU32>,
     /// Bytes of all files together, holes of sparse files counted.
     pub(crate) content: u64,
 }
 
+impl Limits {
+    pub(crate) fn new(entries: u32, content: u64) -> Self {
+        Self {
+            entries: Arc::new(AtomicU32::new(entries)),
+            content,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            entries: 1 << 20,
-            content: 16 << 30,
-        }
+        Self::new(MAX_ENTRIES, MAX_CONTENT)
     }
 }
 
@@ -100,7 +113,6 @@ pub(crate) fn convert<R: Read, O: BlockOutput>(
         tree: Tree::new(),
         data,
         limits,
-        entries: 0,
         content: 0,
     };
     let mut last = Escaped::new("(none)");
@@ -128,7 +140,6 @@ struct Converter<'a, O> {
     tree: Tree,
     data: &'a mut DataWriter<O>,
     limits: Limits,
-    entries: u32,
     content: u64,
 }
 
@@ -418,12 +429,12 @@ impl<O: BlockOutput> Converter<'_, O> {
     }
 
     fn count(&mut self, more: u32) -> Result<(), Refusal> {
-        self.entries += more;
-        if self.entries > self.limits.entries {
-            Err(Refusal::Limit("entries"))
-        } else {
-            Ok(())
-        }
+        let left = |left: u32| left.checked_sub(more);
+        let counted = self
+            .limits
+            .entries
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        counted.map(drop).map_err(|_| Refusal::Limit("entries"))
     }
 
     fn new_node(&mut self, entry: &Entry, kind: u16) -> Result<NewNode, Refusal> {

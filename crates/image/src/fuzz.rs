@@ -6,11 +6,10 @@ use crate::digest::ImageDigest;
 use crate::erofs::{BLOCK_SIZE, DataWriter, write_merged, write_metadata};
 use crate::merge::{Merge, MergeError};
 
-/// Enough for an input of some kilobytes; a fuzzer's memory is bounded as well.
-const LIMITS: Limits = Limits {
-    entries: 4096,
-    content: 1 << 20,
-};
+/// Archive entries enough for an input of some kilobytes; a fuzzer's memory is bounded as well.
+const MAX_ENTRIES: u32 = 4096;
+/// Bytes of files, for the same reason.
+const MAX_CONTENT: u64 = 1 << 20;
 
 /// Two archives, one above the other, all the way to a merged image in memory.
 ///
@@ -51,7 +50,8 @@ pub fn fuzz_stored_layer(bytes: &[u8]) {
 fn stored(archive: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut data = DataWriter::new(&mut bytes);
-    let mut tree = convert::convert(&mut Archive::new(archive), &mut data, LIMITS).ok()?;
+    let limits = Limits::new(MAX_ENTRIES, MAX_CONTENT);
+    let mut tree = convert::convert(&mut Archive::new(archive), &mut data, limits).ok()?;
     let written = write_metadata(&mut tree, data, ImageDigest::of(archive)).is_ok();
     assert!(written, "an accepted archive makes a whole layer");
     Some(bytes)

@@ -124,6 +124,8 @@ pub(crate) struct Job {
     pub(crate) lock: LayerLock,
     /// Shared by all layers of the pull.
     pub(crate) windows: Arc<WindowBudget>,
+    /// The number of entries is shared by all layers of the pull.
+    pub(crate) limits: Limits,
 }
 
 /// The way from the network to [`convert`].
@@ -139,6 +141,7 @@ pub(crate) fn convert(store: &Store, job: Job, source: Source) -> Result<(), Lay
         diff_id,
         lock,
         windows,
+        limits,
     } = job;
     let written = |source| LayerError::Write { source };
     let file = store.temporary().map_err(written)?;
@@ -148,7 +151,7 @@ pub(crate) fn convert(store: &Store, job: Job, source: Source) -> Result<(), Lay
         diff_id,
         windows,
     };
-    let made = transform(stream, DirectFile::new(file.as_file()), Limits::default()).map(drop);
+    let made = transform(stream, DirectFile::new(file.as_file()), limits).map(drop);
     made.and_then(|()| {
         store
             .publish(file, &store.layer_path(diff_id))
@@ -226,10 +229,7 @@ pub(crate) fn transform<O: BlockOutput>(
 
 /// Fuzz entry: any bytes as an uncompressed archive, all the way to an image in memory.
 pub fn fuzz_tar(bytes: &[u8]) {
-    let limits = Limits {
-        entries: 4096,
-        content: 16 << 20,
-    };
+    let limits = Limits::new(4096, 16 << 20);
     let mut data = DataWriter::new(Memory::default());
     if let Ok(mut tree) = convert::convert(&mut Archive::new(bytes), &mut data, limits) {
         let image = write_metadata(&mut tree, data, ImageDigest::of(bytes));

@@ -37,7 +37,8 @@ pub use archive::ArchiveError;
 pub use convert::{ConvertError, PathError};
 pub use digest::{DigestParseError, ImageDigest};
 pub use disk::{
-    CloneMethod, DiskError, DiskFrom, MAX_DISK_BYTES, MIN_DISK_BYTES, clone_disk, disk_from, is_clean,
+    CloneMethod, DiskError, DiskFrom, MAX_DISK_BYTES, MIN_DISK_BYTES, clone_disk, disk_from,
+    is_clean,
 };
 pub use escape::Escaped;
 pub use fuzz::{fuzz_merge, fuzz_stored_layer};

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::config;
+use crate::convert::Limits;
 use crate::digest::ImageDigest;
 use crate::image::Image;
 use crate::layer::{self, LayerError, WindowBudget};
@@ -85,6 +86,13 @@ struct LayerJob {
     diff_id: ImageDigest,
 }
 
+/// What the layers of a pull share, so that together they stay within its memory.
+#[derive(Clone)]
+struct LayerMemory {
+    windows: Arc<WindowBudget>,
+    limits: Limits,
+}
+
 /// [`pull`] from any registry.
 pub(crate) async fn pull_from(
     registry: &impl Registry,
@@ -140,10 +148,13 @@ pub(crate) async fn pull_from(
         .collect();
     // The largest first: what is long must not begin last.
     jobs.sort_by_key(|job| Reverse(job.layer.blob.size));
-    let windows = WindowBudget::new();
+    let memory = LayerMemory {
+        windows: WindowBudget::new(),
+        limits: Limits::default(),
+    };
     stream::iter(
         jobs.into_iter()
-            .map(|job| pull.layer(registry, job, Arc::clone(&windows))),
+            .map(|job| pull.layer(registry, job, memory.clone())),
     )
     .buffer_unordered(pull.options.concurrent_layers.max(1))
     .try_collect::<()>()
@@ -262,7 +273,7 @@ impl Pull<'_> {
         &self,
         registry: &impl Registry,
         job: LayerJob,
-        windows: Arc<WindowBudget>,
+        memory: LayerMemory,
     ) -> Result<(), PullError> {
         let LayerJob {
             index,
@@ -304,7 +315,8 @@ impl Pull<'_> {
                 layer,
                 diff_id,
                 lock,
-                windows,
+                windows: memory.windows,
+                limits: memory.limits,
             },
         );
         let conversion = tokio::task::spawn_blocking(move || layer::convert(&store, job, source));

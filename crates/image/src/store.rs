@@ -24,10 +24,10 @@ use crate::config;
 use crate::digest::ImageDigest;
 use crate::erofs;
 use crate::image::Image;
-use crate::merge::MergeError;
 use crate::manifest::{
     self, Architecture, Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, ManifestError,
 };
+use crate::merge::MergeError;
 use crate::reference::Reference;
 
 mod files;

@@ -126,14 +126,12 @@ impl Mounted {
         while let Some(path) = ahead.pop() {
             lines.push(self.line(&path));
             if self.stat(&path).is_dir() {
-                for name in self.names(&path) {
-                    let name = String::from_utf8_lossy(&name).into_owned();
-                    ahead.push(if path.is_empty() {
-                        name
-                    } else {
-                        format!("{path}/{name}")
-                    });
-                }
+                let below = self.names(&path);
+                let below = below.iter().map(|name| {
+                    let name = String::from_utf8_lossy(name);
+                    format!("{path}/{name}").trim_start_matches('/').to_owned()
+                });
+                ahead.extend(below);
             }
         }
         lines.sort();

@@ -2,7 +2,8 @@
 
 use agent_vm_launch::session::failure_exit_code;
 use agent_vm_launch::{
-    AttachError, BaseError, BootError, LaunchError, LinkError, MachineEnded, PrepareError, ResolveError,
+    AttachError, BaseError, BootError, LaunchError, LinkError, MachineEnded, PrepareError,
+    ResolveError,
 };
 use agent_vm_vmm::ExitReason;
 

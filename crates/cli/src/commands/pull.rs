@@ -76,7 +76,7 @@ fn on_runtime(
         let mut pull = std::pin::pin!(pull);
         loop {
             tokio::select! {
-                result = &mut pull => return Ok::<_, CommandError>(Ended::ByItself(result)),
+                result = &mut pull => return Ok::<_, CommandError>(Ended::ByItself(Box::new(result))),
                 _ = interrupt.recv() => return Ok(Ended::BySignal(SignalKind::interrupt())),
                 _ = terminate.recv() => return Ok(Ended::BySignal(SignalKind::terminate())),
                 _ = tick.tick() => progress.tick(),
@@ -85,12 +85,12 @@ fn on_runtime(
     })?;
     // What converts layers sees that nothing more comes, and removes what it began.
     runtime.shutdown_timeout(CLEANUP_TIME);
-    progress.finish(match ended {
-        Ended::ByItself(Ok(_)) => Outcome::Complete,
+    progress.finish(match &ended {
+        Ended::ByItself(result) if result.is_ok() => Outcome::Complete,
         _ => Outcome::Broken,
     });
     match ended {
-        Ended::ByItself(result) => Ok(result?),
+        Ended::ByItself(result) => Ok((*result)?),
         Ended::BySignal(signal) => {
             let number = u8::try_from(signal.as_raw_value()).unwrap_or_default();
             Err(CommandError::new(Kind::User, Interrupted)
@@ -106,7 +106,7 @@ const CLEANUP_TIME: Duration = Duration::from_secs(20);
 const SIGNAL_BASE: u8 = 128;
 
 enum Ended {
-    ByItself(Result<Image, PullError>),
+    ByItself(Box<Result<Image, PullError>>),
     BySignal(SignalKind),
 }
 

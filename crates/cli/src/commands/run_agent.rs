@@ -191,7 +191,9 @@ fn tell_base(event: &BaseEvent<'_>, ui: Ui) {
                 "changes kept in {} are not used: what they were made on has changed",
                 whose(record.level)
             ));
-            ui.hint("make them again in `agent-vm base shell`, or forget them by `agent-vm base reset`");
+            ui.hint(
+                "make them again in `agent-vm base shell`, or forget them by `agent-vm base reset`",
+            );
         }
         BaseEvent::LargerDisk { bytes } => ui.warn(&format!(
             "the disk has {}, because its base has",

@@ -52,18 +52,7 @@ impl HeldRegistry {
             let answers = Arc::new((manifest, config, layer, layer_digest));
             for stream in listener.incoming().map_while(Result::ok) {
                 let (answers, held) = (Arc::clone(&answers), Arc::clone(&held));
-                std::thread::spawn(move || {
-                    let (manifest, config, layer, layer_digest) = &*answers;
-                    let path = request_path(&stream);
-                    // Who gave up does not read the rest.
-                    let _ = if path.contains("/manifests/") {
-                        send(stream, manifest, None)
-                    } else if path.ends_with(layer_digest) {
-                        send(stream, layer, Some(&held.lock().unwrap()))
-                    } else {
-                        send(stream, config, None)
-                    };
-                });
+                std::thread::spawn(move || answer(stream, &answers, &held));
             }
         });
         Self { address, release }
@@ -72,6 +61,22 @@ impl HeldRegistry {
     fn image(&self) -> String {
         format!("{}/app:1", self.address)
     }
+}
+
+/// Manifest, configuration, layer and the layer's digest.
+type Answers = (Vec<u8>, Vec<u8>, Vec<u8>, String);
+
+fn answer(stream: TcpStream, answers: &Answers, held: &Mutex<Receiver<()>>) {
+    let (manifest, config, layer, layer_digest) = answers;
+    let path = request_path(&stream);
+    // Who gave up does not read the rest.
+    let _ = if path.contains("/manifests/") {
+        send(stream, manifest, None)
+    } else if path.ends_with(layer_digest) {
+        send(stream, layer, Some(&held.lock().unwrap()))
+    } else {
+        send(stream, config, None)
+    };
 }
 
 fn request_path(stream: &TcpStream) -> String {

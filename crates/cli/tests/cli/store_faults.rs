@@ -387,13 +387,16 @@ fn a_full_disk_is_told_and_the_old_image_stays() {
     );
 }
 
+/// Told what passes.
+type Seen = Box<dyn Fn(&[u8]) + Send>;
+
 /// Passes connections on and counts what is asked for.
 fn counting(registry: SocketAddr, needle: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let count = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&count);
-    let pass = |mut from: TcpStream, mut to: TcpStream, seen: Box<dyn Fn(&[u8]) + Send>| {
+    let pass = |mut from: TcpStream, mut to: TcpStream, seen: Seen| {
         std::thread::spawn(move || {
             let mut buffer = [0; 65536];
             while let Ok(length @ 1..) = from.read(&mut buffer) {

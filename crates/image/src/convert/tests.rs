@@ -11,10 +11,7 @@ fn tree(archive: &[u8]) -> Result<Tree, ConvertError> {
     convert(
         &mut Archive::new(archive),
         &mut data,
-        Limits {
-            entries: 10_000,
-            content: 1 << 30,
-        },
+        Limits::new(10_000, 1 << 30),
     )
 }
 

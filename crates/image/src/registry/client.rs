@@ -8,8 +8,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::error::RegistryError;
 use super::CONNECT_TIMEOUT;
+use super::error::RegistryError;
 use crate::pull::{PlainHttp, PullOptions};
 use crate::reference::Reference;
 

@@ -109,7 +109,11 @@ fn an_expired_storage_address_is_asked_for_anew() {
     TestStore::new().pull(&app(&server)).unwrap();
     let asked = server.requests();
     let ranges: Vec<_> = asked.iter().filter_map(|it| it.header("range")).collect();
-    assert_eq!(ranges, ["bytes=1000000-", "bytes=2000000-"], "of the registry, not of the storage");
+    assert_eq!(
+        ranges,
+        ["bytes=1000000-", "bytes=2000000-"],
+        "of the registry, not of the storage"
+    );
 }
 
 #[test]
@@ -137,7 +141,11 @@ fn a_token_that_ends_in_the_middle_is_renewed() {
         if request.path.starts_with("/token?") {
             return Answer::ok(format!(r#"{{"token":"t{}"}}"#, tokens.next()));
         }
-        let wanted = if turn.0.load(Ordering::Relaxed) == 0 { "t0" } else { "t1" };
+        let wanted = if turn.0.load(Ordering::Relaxed) == 0 {
+            "t0"
+        } else {
+            "t1"
+        };
         if request.header("authorization") != Some(&format!("Bearer {wanted}")) {
             return Answer::status("401 Unauthorized").header(
                 "WWW-Authenticate",
@@ -169,7 +177,9 @@ fn a_step_down_from_tls_is_refused_with_the_address() {
     };
     options.proxies.https = Some(format!("http://{}", tunnel(&server)));
     let name = format!("registry.localhost:{}/app:1", server.address.port());
-    let error = TestStore::new().pull_with(&name, &options, &()).unwrap_err();
+    let error = TestStore::new()
+        .pull_with(&name, &options, &())
+        .unwrap_err();
     let error = told(&error);
     assert!(
         error.contains("redirects a request") && error.contains("`http://storage.invalid/blob`"),
@@ -224,7 +234,10 @@ fn a_lying_length_is_no_layer() {
         let store = TestStore::new();
         let error = told(&store.pull(&app(&server)).unwrap_err());
         assert!(error.contains(said), "{error}");
-        assert_eq!((store.files("layers"), store.files("tmp")), (vec![], vec![]));
+        assert_eq!(
+            (store.files("layers"), store.files("tmp")),
+            (vec![], vec![])
+        );
     }
 }
 

@@ -59,7 +59,13 @@ fn pulls_layers_of_every_compression_and_records_the_image() {
         .collect();
     assert_eq!(names, expected, "layers are listed bottom first");
     let content = |layer: usize, file: &str| {
-        fs_err::read(extracted(&image.layers()[layer]).path().join("x").join(file)).unwrap()
+        fs_err::read(
+            extracted(&image.layers()[layer])
+                .path()
+                .join("x")
+                .join(file),
+        )
+        .unwrap()
     };
     assert_eq!(content(0, "etc/os"), b"gzip");
     assert_eq!(

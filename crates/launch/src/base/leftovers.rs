@@ -26,7 +26,7 @@ pub(super) struct Leftovers {
 impl Leftovers {
     pub(super) fn of(credentials: &[Credential], ca_pem: &str) -> Self {
         // The key is in the later lines; the first ones are alike in all sessions.
-        let lines = ca_pem.lines().filter(|line| line.len() == PEM_LINE);
+        let mut lines = ca_pem.lines().filter(|line| line.len() == PEM_LINE);
         Self {
             names: credentials
                 .iter()
@@ -35,7 +35,7 @@ impl Leftovers {
             placeholders: PlaceholderScanner::new(
                 credentials.iter().map(|credential| &credential.placeholder),
             ),
-            authority: lines.last().map(|line| line.as_bytes().to_vec()),
+            authority: lines.next_back().map(|line| line.as_bytes().to_vec()),
         }
     }
 

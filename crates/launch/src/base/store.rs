@@ -318,10 +318,10 @@ impl BaseStore {
             let draft = path
                 .file_name()
                 .is_some_and(|name| name.as_encoded_bytes().starts_with(b"draft-"));
-            if let Some(other) = read_record(&path).filter(|other| record.replaces(other)) {
-                if !draft {
-                    replaced.push((other.made, path));
-                }
+            if let Some(other) = read_record(&path).filter(|other| record.replaces(other))
+                && !draft
+            {
+                replaced.push((other.made, path));
             }
         }
         replaced.sort_by(|one, other| other.cmp(one));
