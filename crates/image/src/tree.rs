@@ -9,6 +9,10 @@ use std::hash::BuildHasher as _;
 
 use hashbrown::HashTable;
 
+mod nodes;
+
+use nodes::Nodes;
+
 /// File type bits of a mode (POSIX `S_IFMT`).
 pub(crate) const S_IFMT: u16 = 0o170_000;
 pub(crate) const S_IFDIR: u16 = 0o040_000;
@@ -85,7 +89,7 @@ pub(crate) struct Dentry {
 /// The tree; it always has a root directory.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    nodes: Vec<Node>,
+    nodes: Nodes,
     dentries: Vec<Dentry>,
     /// All names and link targets.
     text: Vec<u8>,
@@ -110,7 +114,7 @@ const MAX_XATTR_BYTES: usize = 16 << 20;
 impl Tree {
     pub(crate) fn new() -> Self {
         let mut tree = Self {
-            nodes: Vec::new(),
+            nodes: Nodes::default(),
             dentries: Vec::new(),
             text: Vec::new(),
             attributes: Vec::new(),
@@ -127,11 +131,11 @@ impl Tree {
     }
 
     pub(crate) fn node(&self, id: NodeId) -> &Node {
-        &self.nodes[id.0 as usize]
+        self.nodes.at(id)
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
-        &mut self.nodes[id.0 as usize]
+        self.nodes.at_mut(id)
     }
 
     pub(crate) fn node_count(&self) -> usize {

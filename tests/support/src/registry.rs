@@ -295,6 +295,8 @@ fn end(child: &mut Child) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -342,6 +344,11 @@ mod tests {
             .client
             .request(Method::GET, &path, None, &[])
             .unwrap();
+        // The line is written after the answer.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while registry.sent().unwrap() == before && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         assert_eq!(registry.sent().unwrap() - before, 12_345);
     }
 

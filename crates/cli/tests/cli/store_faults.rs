@@ -278,6 +278,8 @@ impl Rig {
 
 const WRITES: &str = "write,pwrite64,pwritev,pwritev2,writev";
 const NAMES: &str = "rename,renameat,renameat2,link,linkat";
+/// Of the five renames of a pull, those of one thread: strace counts by thread, and two may share the work.
+const MIN_NAMES: usize = 3;
 const REMOVALS: &str = "unlink,unlinkat";
 
 #[test]
@@ -295,7 +297,7 @@ fn killed_at_any_sync_leaves_the_old_image_or_the_new_one() {
 fn killed_at_any_rename_or_removal_leaves_the_old_image_or_the_new_one() {
     let rig = Rig::new(20_000);
     let (failed, _) = rig.inject(NAMES, "signal=KILL");
-    assert!(failed >= 5, "{failed}");
+    assert!(failed >= MIN_NAMES, "{failed}");
     rig.inject(REMOVALS, "signal=KILL");
 }
 
@@ -317,7 +319,7 @@ fn killed_at_any_open_or_lock_leaves_the_old_image_or_the_new_one() {
 fn an_error_of_the_disk_at_any_sync_or_rename_is_told_and_harmless() {
     let rig = Rig::new(20_000);
     assert!(rig.inject("fsync,fdatasync", "error=EIO").0 > 5);
-    assert!(rig.inject(NAMES, "error=ENOSPC").0 >= 5);
+    assert!(rig.inject(NAMES, "error=ENOSPC").0 >= MIN_NAMES);
 }
 
 #[test]

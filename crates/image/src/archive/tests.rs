@@ -148,7 +148,7 @@ fn metadata_is_bounded() {
     assert!(read(&long_name).unwrap_err().contains("more than 1 MiB"));
     let claimed = TestArchive::of([E::file("pax", "").raw(156, b"x").raw(124, b"77777777777\0")]);
     assert!(read(&claimed).unwrap_err().contains("more than 1 MiB"));
-    let many = (0..20).map(|_| E::file("n", "name").raw(156, b"L"));
+    let many = (0..20).map(|_| E::file("pax", pax_record(b"comment", b"x")).raw(156, b"g"));
     assert!(
         read(&TestArchive::of(many))
             .unwrap_err()

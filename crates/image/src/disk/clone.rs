@@ -277,9 +277,11 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("target");
         // What was opened for writing only cannot be read.
-        let blind = File::create_new(directory.path().join("blind")).unwrap();
-        blind.write_all_at(b"x", 0).unwrap();
-        let unreadable = clone_disk(&blind, &target, MIN_DISK_BYTES);
+        let mut blind = fs_err::OpenOptions::new();
+        let blind = blind.write(true).create_new(true);
+        let blind = blind.open(directory.path().join("blind")).unwrap();
+        blind.file().write_all_at(b"x", 0).unwrap();
+        let unreadable = clone_disk(blind.file(), &target, MIN_DISK_BYTES);
         assert!(matches!(unreadable, Err(DiskError::Io { .. })));
         assert!(!target.exists());
         fs_err::write(&target, "mine").unwrap();

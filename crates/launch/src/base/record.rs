@@ -111,7 +111,7 @@ pub struct BaseProject {
 /// All that is known of a base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseRecord {
-    /// [`RECORD_FORMAT`].
+    /// The version of this format, `RECORD_FORMAT`.
     pub format: u32,
     /// Its name.
     pub id: BaseId,
