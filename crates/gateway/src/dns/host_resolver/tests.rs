@@ -35,9 +35,14 @@ fn answer(query: &[u8], mood: Mood, stream: bool) -> Message {
 
 /// Starts a server over UDP and TCP on the same port.
 async fn server(mood: Mood) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    let listener = TcpListener::bind(address).await.unwrap();
+    // A port that is free for UDP may be taken for TCP.
+    let (socket, address, listener) = loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        if let Ok(listener) = TcpListener::bind(address).await {
+            break (socket, address, listener);
+        }
+    };
     tokio::spawn(async move {
         let mut buffer = [0; 2_000];
         loop {
