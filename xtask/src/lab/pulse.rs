@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a processor may be silent: many times what a busy machine delays a word.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The last word of each processor; takes lines with a processor's number.
 #[derive(Debug)]
