@@ -12,6 +12,7 @@ mod modules;
 mod pulse;
 mod run_disk;
 
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -97,12 +98,33 @@ pub(crate) enum Ending {
 }
 
 /// What became of one emulated host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Attempt {
     /// It did its work.
     Ended(Ending),
-    /// The emulator lost this processor: nothing ran on it any more. Not the script's fault.
+    /// It was lost before the script ended.
+    Lost(Loss),
+}
+
+/// How an emulated host was lost: QEMU's emulation of SVM now and then breaks the state of a processor that runs a
+/// guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Nothing ran any more on this processor.
     Stalled { processor: u8 },
+    /// Its kernel died; the end of what its console said.
+    Died { console: String },
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stalled { processor } => {
+                write!(f, "nothing runs any more on its processor {processor}")
+            }
+            Self::Died { console } => write!(f, "its kernel died; its console said\n{console}"),
+        }
+    }
 }
 
 /// The task: runs the script and takes over its status.
@@ -152,7 +174,8 @@ impl Programs {
 }
 
 /// Boots the emulated host and waits for the script's end; what it prints goes to `stdout`. Needs [`setup::run`] first.
-/// A host that the emulator loses is replaced: the script begins anew, and what it printed stays printed.
+/// A host with a processor that the emulator lost is replaced: the script begins anew, and what it printed stays
+/// printed. One whose kernel died is not, because the script may have been the cause.
 ///
 /// # Errors
 /// When the lab cannot be made, the emulated host dies before the script ends, or too many were lost.
@@ -164,9 +187,10 @@ pub(crate) fn start(
     for _ in 0..MAX_HOSTS {
         match attempt(arguments, programs, stdout)? {
             Attempt::Ended(ending) => return Ok(ending),
-            Attempt::Stalled { processor } => eprintln!(
-                "lab: the emulator lost processor {processor} of the emulated host; the script begins anew"
-            ),
+            Attempt::Lost(loss @ Loss::Stalled { .. }) => {
+                eprintln!("lab: the emulated host is lost, {loss}; the script begins anew");
+            }
+            Attempt::Lost(loss) => bail!("the emulated host is lost: {loss}"),
         }
     }
     bail!("{MAX_HOSTS} emulated hosts were lost by the emulator")
@@ -175,7 +199,7 @@ pub(crate) fn start(
 /// [`start`] with one emulated host.
 ///
 /// # Errors
-/// When the lab cannot be made or the emulated host dies before the script ends.
+/// When the lab cannot be made.
 pub(crate) fn attempt(
     arguments: &LabArguments,
     programs: &Programs,
@@ -198,7 +222,7 @@ pub(crate) fn attempt(
     let prepared = clock.elapsed();
     let ending = match machine::run(&base, directory.path(), arguments, stdout)? {
         Attempt::Ended(ending) => ending,
-        stalled @ Attempt::Stalled { .. } => return Ok(stalled),
+        lost @ Attempt::Lost(_) => return Ok(lost),
     };
     if let (Some(out), Ending::Exited { .. }) = (&arguments.out, ending) {
         fs_err::create_dir_all(out)?;

@@ -1,6 +1,8 @@
-//! The cases in the emulated host. When the emulator loses a processor ([`Attempt::Stalled`]), the cases that were not
-//! finished run in a new one; a case that ended keeps its verdict, and no case is run again because it failed.
+//! The cases in the emulated host. When that host is lost ([`Attempt::Lost`]), the cases that were not finished run in
+//! a new one; a case that ended keeps its verdict, and no case is run again because it failed. A case that was running
+//! each time several hosts were lost has failed: then it is not the emulator's chance.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -14,6 +16,9 @@ use crate::totals::Totals;
 
 /// How long all cases may take in one emulated host, in seconds.
 const TIMEOUT_SECONDS: u64 = 1800;
+
+/// With how many lost hosts a case has failed.
+const MAX_LOSSES: u32 = 3;
 
 /// The cases' runner in the emulated host. The store goes to a place the user may write to. $1…: names of cases.
 const SCRIPT: &str = r#"set -u
@@ -37,13 +42,15 @@ pub(super) fn run(
     programs: &Programs,
     arguments: &BootArguments,
 ) -> Result<(Totals, bool)> {
-    let mut left = listed(&stage.directory.join("cases"), &arguments.filters)?;
-    let mut totals = Totals::default();
-    if left.is_empty() {
-        return Ok((totals, true));
-    }
+    let mut cases = Cases {
+        left: listed(&stage.directory.join("cases"), &arguments.filters)?,
+        ..Cases::default()
+    };
     for _ in 0..MAX_HOSTS {
-        let quoted: Vec<_> = left.iter().map(|name| shell::quote(name)).collect();
+        if cases.left.is_empty() {
+            return Ok((cases.totals, cases.totals.failed == 0));
+        }
+        let quoted: Vec<_> = cases.left.iter().map(|name| shell::quote(name)).collect();
         let lab = LabArguments {
             smp: 2,
             files: vec![stage.directory.clone()],
@@ -55,29 +62,57 @@ pub(super) fn run(
         let mut said = Tee::new(std::io::stdout());
         match lab::attempt(&lab, programs, &mut said)? {
             Attempt::Ended(Ending::Exited { status, .. }) => {
-                totals += Totals::from_libtest(&said.text());
-                return Ok((totals, status == 0));
+                cases.totals += Totals::from_libtest(&said.text());
+                return Ok((cases.totals, status == 0));
             }
             Attempt::Ended(Ending::TimedOut) => {
                 bail!("boot: the cases did not end within {TIMEOUT_SECONDS} s")
             }
-            Attempt::Stalled { processor } => {
-                let text = said.text();
-                let verdicts = verdicts(&text);
-                left.retain(|name| !verdicts.iter().any(|(ended, _)| ended == name));
-                for (_, passed) in &verdicts {
-                    totals.passed += u32::from(*passed);
-                    totals.failed += u32::from(!*passed);
+            Attempt::Lost(loss) => {
+                let given_up = cases.host_lost(&said.text());
+                println!("\nboot: the emulated host is lost: {loss}");
+                if let Some(case) = given_up {
+                    println!(
+                        "boot: {case} FAILED: {MAX_LOSSES} emulated hosts were lost while it ran"
+                    );
                 }
                 println!(
-                    "\nboot: the emulator lost processor {processor} of the emulated host; {} cases that were not \
-                     finished run in a new one",
-                    left.len()
+                    "boot: {} cases that were not finished run in a new one",
+                    cases.left.len()
                 );
             }
         }
     }
     bail!("boot: {MAX_HOSTS} emulated hosts were lost")
+}
+
+/// What became of the cases so far.
+#[derive(Debug, Default)]
+struct Cases {
+    left: Vec<String>,
+    totals: Totals,
+    /// How many hosts were lost while a case ran.
+    losses: BTreeMap<String, u32>,
+}
+
+impl Cases {
+    /// Takes over the verdicts from what a lost host printed; names a case that has failed because of its losses.
+    fn host_lost(&mut self, text: &str) -> Option<String> {
+        for (name, passed) in verdicts(text) {
+            self.left.retain(|left| left != name);
+            self.totals.passed += u32::from(passed);
+            self.totals.failed += u32::from(!passed);
+        }
+        let running = running(text, &self.left)?;
+        let losses = self.losses.entry(running.clone()).or_default();
+        *losses += 1;
+        if *losses < MAX_LOSSES {
+            return None;
+        }
+        self.left.retain(|left| *left != running);
+        self.totals.failed += 1;
+        Some(running)
+    }
 }
 
 /// The names of the chosen cases; the binaries run here as well as there.
@@ -110,6 +145,15 @@ fn verdicts(text: &str) -> Vec<(&str, bool)> {
     ended
 }
 
+/// The last of the cases `left` that began.
+fn running(text: &str, left: &[String]) -> Option<String> {
+    let begun = text
+        .split("test ")
+        .filter_map(|part| part.split_once(" ... "));
+    let names = begun.filter_map(|(name, _)| left.iter().find(|left| *left == name));
+    names.last().cloned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,5 +166,25 @@ mod tests {
             verdicts(text),
             [("a::one", true), ("a::two", true), ("b::bad", false)]
         );
+    }
+
+    #[test]
+    fn a_case_fails_when_several_hosts_were_lost_while_it_ran_and_no_other_does() {
+        let names = ["a::one", "a::two", "b::three"];
+        let mut cases = Cases {
+            left: names.map(str::to_owned).to_vec(),
+            ..Cases::default()
+        };
+        assert_eq!(cases.host_lost("the kernel died before the cases"), None);
+        let lost = "test a::one ... ok\ntest a::two ... starting";
+        assert_eq!(cases.host_lost(lost), None);
+        assert_eq!(cases.left, ["a::two", "b::three"]);
+        for _ in 2..MAX_LOSSES {
+            assert_eq!(cases.host_lost("test a::two ... "), None);
+        }
+        let failed = cases.host_lost("test a::two ... ");
+        assert_eq!(failed.as_deref(), Some("a::two"));
+        assert_eq!(cases.left, ["b::three"]);
+        assert_eq!((cases.totals.passed, cases.totals.failed), (1, 1));
     }
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::base::Base;
 use super::pulse::Pulse;
-use super::{Attempt, Ending, LabArguments, run_disk};
+use super::{Attempt, Ending, LabArguments, Loss, run_disk};
 use crate::shell;
 
 /// How often new output is passed on.
@@ -25,7 +25,7 @@ const CONSOLE_LINES: usize = 60;
 /// Boots and waits, passing on what the script prints.
 ///
 /// # Errors
-/// When QEMU cannot be started or ends without the script's status.
+/// When QEMU cannot be started.
 pub(crate) fn run(
     base: &Base,
     directory: &Path,
@@ -56,7 +56,7 @@ pub(crate) fn run(
         }
         if let Some(processor) = pulse.to.lost(Instant::now()) {
             end(&mut child)?;
-            return Ok(Attempt::Stalled { processor });
+            return Ok(Attempt::Lost(Loss::Stalled { processor }));
         }
         if Instant::now() > deadline {
             end(&mut child)?;
@@ -65,13 +65,12 @@ pub(crate) fn run(
         std::thread::sleep(POLL);
     }
     let status = fs_err::read_to_string(directory.join("status"))?;
-    match parse_status(&status) {
-        Some(ending) => Ok(Attempt::Ended(ending)),
-        None => bail!(
-            "the emulated host died; its console said\n{}",
-            console_tail(directory)
-        ),
-    }
+    Ok(match parse_status(&status) {
+        Some(ending) => Attempt::Ended(ending),
+        None => Attempt::Lost(Loss::Died {
+            console: console_tail(directory),
+        }),
+    })
 }
 
 fn command(directory: &Path, arguments: &LabArguments) -> Command {

@@ -91,7 +91,13 @@ fn a_running_machine_keeps_its_image_and_a_killed_one_lets_it_go() -> Result<()>
     let pid = Pid::from_raw(i32::try_from(running.pid())?).context("a process id is positive")?;
     kill_process(pid, Signal::KILL)?;
     running.finish()?.expect_code(137)?;
-    let pruned = image(&["prune", "--all"])?.expect_code(0)?;
-    ensure!(pruned.stdout.contains(machine.image()), "{pruned:?}");
-    Ok(())
+    // The machine ends just after its launcher, and holds its image until then.
+    let killed = Instant::now();
+    loop {
+        let pruned = image(&["prune", "--all"])?.expect_code(0)?;
+        if pruned.stdout.contains(machine.image()) {
+            return Ok(());
+        }
+        ensure!(killed.elapsed() < PATIENCE, "never let go: {pruned:?}");
+    }
 }
