@@ -11,6 +11,6 @@ mod project;
 mod session;
 
 pub use directories::{BaseDirectories, HostDirectories};
-pub use lock::{FileLock, LockError};
+pub use lock::{FileLock, LockError, PassingLock};
 pub use project::{Project, ProjectError, ProjectId};
 pub use session::{SessionDirectory, SessionError, SessionId};

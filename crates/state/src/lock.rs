@@ -40,6 +40,10 @@ pub struct FileLock {
     path: PathBuf,
 }
 
+/// An exclusive lock whose file is there only while somebody holds it, for locks named by what changes.
+#[derive(Debug)]
+pub struct PassingLock(FileLock);
+
 impl FileLock {
     /// Waits until the lock at `path` is free, then takes it. The file is made when missing
     /// (mode 0600); its directory must exist. Waits without limit: hold locks shortly.
@@ -47,19 +51,8 @@ impl FileLock {
     /// # Errors
     /// [`LockError`] when the file cannot be opened or the file system has no locks.
     pub fn exclusive(path: &Path) -> Result<Self, LockError> {
-        let file = open(path)?;
-        loop {
-            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => {
-                    return Ok(Self {
-                        file,
-                        path: path.to_owned(),
-                    });
-                }
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(refused(path, errno)),
-            }
-        }
+        let taken = Self::take(path, FlockOperation::LockExclusive)?;
+        Ok(taken.expect("who waits for a lock gets it"))
     }
 
     /// Takes the lock at `path` if nobody holds it; `None` when somebody does.
@@ -67,14 +60,24 @@ impl FileLock {
     /// # Errors
     /// [`LockError`] when the file cannot be opened or the file system has no locks.
     pub fn try_exclusive(path: &Path) -> Result<Option<Self>, LockError> {
-        let file = open(path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self {
-                file,
-                path: path.to_owned(),
-            })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(refused(path, errno)),
+        Self::take(path, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn take(path: &Path, operation: FlockOperation) -> Result<Option<Self>, LockError> {
+        loop {
+            let file = open(path)?;
+            match rustix::fs::flock(&file, operation) {
+                Ok(()) => {}
+                Err(Errno::INTR) => continue,
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(refused(path, errno)),
+            }
+            let stat = rustix::fs::fstat(&file).map_err(|errno| refused(path, errno))?;
+            // Its holder may have removed the file between the open and the lock: then the lock is nobody's.
+            if stat.st_nlink > 0 {
+                let path = path.to_owned();
+                return Ok(Some(Self { file, path }));
+            }
         }
     }
 
@@ -88,6 +91,23 @@ impl FileLock {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+}
+
+impl PassingLock {
+    /// As [`FileLock::try_exclusive`].
+    ///
+    /// # Errors
+    /// As [`FileLock::try_exclusive`].
+    pub fn try_exclusive(path: &Path) -> Result<Option<Self>, LockError> {
+        Ok(FileLock::try_exclusive(path)?.map(Self))
+    }
+}
+
+impl Drop for PassingLock {
+    fn drop(&mut self) {
+        // While it is held: who opened the file meanwhile sees that it is gone. A file that stays is only untidy.
+        let _ = fs_err::remove_file(self.0.path());
     }
 }
 
@@ -147,6 +167,46 @@ mod tests {
             .recv_timeout(std::time::Duration::from_secs(10))
             .unwrap();
         waiter.join().unwrap();
+    }
+
+    #[test]
+    fn passing_lock_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let lock = PassingLock::try_exclusive(&path).unwrap().unwrap();
+        assert!(PassingLock::try_exclusive(&path).unwrap().is_none());
+        assert!(path.exists(), "who is refused removes nothing");
+        drop(lock);
+        assert!(!path.exists());
+    }
+
+    /// Each takes the lock of a file that the one before removes: a lock on a removed file would let two in.
+    #[test]
+    fn passing_lock_has_one_holder_at_a_time() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let (inside, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let take = || {
+            let Some(_lock) = PassingLock::try_exclusive(&path).unwrap() else {
+                return;
+            };
+            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+            std::thread::yield_now();
+            inside.fetch_sub(1, Ordering::SeqCst);
+            taken.fetch_add(1, Ordering::Relaxed);
+        };
+        let take_often = || {
+            while taken.load(Ordering::Relaxed) < 300 {
+                take()
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(take_often);
+            }
+        });
+        assert!(!path.exists());
     }
 
     #[test]
