@@ -16,6 +16,7 @@
 mod build;
 mod chain;
 mod leftovers;
+mod machine;
 mod program;
 mod record;
 mod shell;

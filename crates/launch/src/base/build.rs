@@ -1,27 +1,21 @@
 //! Makes the bases a launch stands on, each once however many launches want it.
 
 use std::fs::File;
-use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use agent_vm_credentials::Collected;
 use agent_vm_image::StoreError;
-use agent_vm_state::FileLock;
+use agent_vm_state::PassingLock;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::Bases;
 use super::chain::{Chain, Link, LinkOrigin};
-use super::leftovers::Leftovers;
-use super::program::{Authority, setup_program};
-use super::record::{BaseId, BaseKind, BaseProject, BaseRecord, Level, RECORD_FORMAT};
+use super::machine::{record, run_on, setup_launch};
+use super::record::{BaseId, BaseKind, BaseProject, BaseRecord, Level};
 use super::store::{BaseStore, BaseStoreError, NewBase, Scope, chain};
-use super::{Bases, SetupRequest};
 use crate::event::{LaunchEvent, LaunchObserver};
-use crate::guest_view::GUEST_HOME;
-use crate::launch::{LaunchError, run_once};
-use crate::phases::Phases;
-use crate::plan::Plan;
-use crate::request::{LaunchRequest, ShareAccess, Streams};
-use crate::resolve::{DiskPlan, Resolved};
+use crate::launch::LaunchError;
+use crate::request::LaunchRequest;
+use crate::resolve::Resolved;
 
 /// How often a launch that waits for another looks whether it is done.
 const POLL: Duration = Duration::from_millis(50);
@@ -270,13 +264,11 @@ impl Maker<'_> {
         let started = Instant::now();
         let new = self.store.begin(&link.id, lock)?;
         self.run(link, below, &new).await?;
-        let bytes = fs_err::metadata(new.disk()).map_err(BaseError::Disk)?.len();
         let record = BaseRecord {
-            id: link.id.clone(),
             parent: link.parent.clone(),
             kind: BaseKind::Setup,
             steps,
-            ..record(self.resolved, level, bytes)
+            ..record(self.resolved, level, &new)?
         };
         // First the pin: a base never lacks its image.
         let images = &self.resolved.store;
@@ -290,31 +282,20 @@ impl Maker<'_> {
     /// Runs the level's recipe; the disk is then in its place.
     async fn run(&self, link: &Link, below: Option<File>, new: &NewBase) -> Result<(), BaseError> {
         let level = link.level;
-        let mut resolved = setup_launch(self.resolved, self.making, level);
-        resolved.disk = DiskPlan {
-            from: below,
-            keep: Some(new.disk()),
-        };
-        let credentials = resolved.request.credentials.credentials.clone();
-        let mut phases = Phases::since(Instant::now());
-        let run = run_once(resolved, self.observer, &mut phases);
-        let ended = run.await.map_err(|source| BaseError::Run {
+        let launch = setup_launch(self.resolved, self.making.credentials, level);
+        let run = run_on(launch, below, new, self.observer);
+        let (code, leftovers) = run.await.map_err(|source| BaseError::Run {
             level,
             source: Box::new(source),
         })?;
-        if ended.code != 0 {
-            let code = ended.code;
+        if code != 0 {
             return Err(BaseError::Ended { level, code });
         }
-        let leftovers = Leftovers::of(&credentials, &ended.ca_pem);
-        match leftovers.find(&new.disk()).map_err(BaseError::Disk)? {
-            Some(what) => Err(BaseError::Leftover { level, what }),
-            None => Ok(()),
-        }
+        leftovers.refuse(level, new)
     }
 
     /// Waits for the right to make a base, and for who has it.
-    async fn lock(&self, link: &Link) -> Result<FileLock, BaseError> {
+    async fn lock(&self, link: &Link) -> Result<PassingLock, BaseError> {
         if let Some(lock) = self.store.try_lock(&link.id)? {
             return Ok(lock);
         }
@@ -361,84 +342,3 @@ impl Maker<'_> {
         self.observer.event(LaunchEvent::Base(event));
     }
 }
-
-/// The part of a record that every base of this launch has.
-pub(super) fn record(resolved: &Resolved, level: Level, disk_bytes: u64) -> BaseRecord {
-    let scope = scope(&resolved.request, level);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    BaseRecord {
-        format: RECORD_FORMAT,
-        id: BaseId::of(b""),
-        level,
-        kind: BaseKind::Setup,
-        image_manifest: resolved.image.manifest_digest.to_string(),
-        image: scope.image,
-        parent: None,
-        project: (level == Level::Project).then_some(scope.project),
-        steps: Vec::new(),
-        disk_bytes,
-        made: now.map_or(0, |since| since.as_secs()),
-    }
-}
-
-/// The launch that makes one base: same machine, image and network; no credentials unless given, nothing of the host but
-/// the project (read-only) for its own base and the mounts given for the user's.
-fn setup_launch(resolved: &Resolved, making: Making, level: Level) -> Resolved {
-    let request = &resolved.request;
-    let credentials = match making.credentials {
-        SetupCredentials::Given => request.credentials.clone(),
-        SetupCredentials::Withheld => Collected::default(),
-    };
-    let recipe = request.setup.recipe(level);
-    let program = setup_program(recipe, authority(&credentials));
-    let directory = match level {
-        Level::User => PathBuf::from(GUEST_HOME),
-        Level::Project => request.project.root().to_owned(),
-    };
-    let request = LaunchRequest {
-        project_access: ShareAccess::ReadOnly,
-        mounts: recipe.mounts.clone(),
-        program,
-        credentials,
-        streams: Streams::Report,
-        setup: SetupRequest {
-            bases: Bases::Ignore,
-            ..SetupRequest::default()
-        },
-        ..request.clone()
-    };
-    at_level(resolved, request, level, directory)
-}
-
-pub(super) fn authority(credentials: &Collected) -> Authority {
-    if credentials.credentials.is_empty() {
-        Authority::Absent
-    } else {
-        Authority::Trusted
-    }
-}
-
-/// A launch of the same image; the user's bases see nothing of the project.
-pub(super) fn at_level(
-    resolved: &Resolved,
-    request: LaunchRequest,
-    level: Level,
-    directory: PathBuf,
-) -> Resolved {
-    let mut plan = Plan::new(&request, resolved.plan.image.digest.clone());
-    plan.program.working_directory = directory;
-    if level == Level::User {
-        plan.mounts
-            .retain(|mount| mount.guest != request.project.root());
-    }
-    Resolved {
-        plan,
-        request,
-        store: resolved.store.clone(),
-        image: resolved.image.clone(),
-        disk: DiskPlan::default(),
-    }
-}
-
-#[cfg(test)]
-mod tests;

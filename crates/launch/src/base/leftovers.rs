@@ -11,6 +11,10 @@ use agent_vm_secret::PlaceholderScanner;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::build::BaseError;
+use super::record::Level;
+use super::store::NewBase;
+
 /// How much of the disk is read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Characters of a certificate that identify it: one full line of its PEM text (RFC 7468).
@@ -39,8 +43,16 @@ impl Leftovers {
         }
     }
 
+    /// Lets a disk pass that holds none of it.
+    pub(super) fn refuse(&self, level: Level, new: &NewBase) -> Result<(), BaseError> {
+        match self.find(&new.disk()).map_err(BaseError::Disk)? {
+            Some(what) => Err(BaseError::Leftover { level, what }),
+            None => Ok(()),
+        }
+    }
+
     /// Says what is found first.
-    pub(super) fn find(&self, disk: &Path) -> io::Result<Option<String>> {
+    fn find(&self, disk: &Path) -> io::Result<Option<String>> {
         let disk = fs_err::File::open(disk)?.into_parts().0;
         let length = disk.metadata()?.len();
         let mut at = 0;

@@ -1,24 +1,20 @@
 //! Bases without an agent: made ahead of a launch, and changed by hand.
 
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::task::LocalSet;
 
-use super::build::{
-    BaseError, Making, Rebuild, SetupCredentials, at_level, authority, chain_of, ready, record,
-    scope,
-};
-use super::leftovers::Leftovers;
+use super::build::{BaseError, Making, Rebuild, SetupCredentials, chain_of, ready, scope};
+use super::machine::{at_level, authority, record, run_on};
 use super::program::by_hand;
 use super::record::{BaseId, BaseKind, BaseRecord, Level};
 use super::store::BaseStore;
 use crate::event::LaunchObserver;
 use crate::guest_view::GUEST_HOME;
-use crate::launch::{LaunchError, event_loop, run_once};
-use crate::phases::Phases;
+use crate::launch::{LaunchError, event_loop};
 use crate::request::LaunchRequest;
-use crate::resolve::{DiskPlan, Resolved};
+use crate::resolve::Resolved;
 
 /// Makes the bases of a launch up to `level`; setup gets the request's credentials. Gives whether there is any base.
 ///
@@ -78,25 +74,14 @@ async fn shell(
         Level::User => PathBuf::from(GUEST_HOME),
         Level::Project => request.project.working_directory().to_owned(),
     };
-    let mut launch = at_level(resolved, request, level, directory);
-    launch.disk = DiskPlan {
-        from: base,
-        keep: Some(new.disk()),
-    };
-    let credentials = launch.request.credentials.credentials.clone();
-    let ended = run_once(launch, observer, &mut Phases::since(Instant::now())).await?;
-
-    let leftovers = Leftovers::of(&credentials, &ended.ca_pem);
-    if let Some(what) = leftovers.find(&new.disk()).map_err(BaseError::Disk)? {
-        return Err(BaseError::Leftover { level, what }.into());
-    }
-    let metadata = fs_err::metadata(new.disk()).map_err(BaseError::Disk)?;
+    let launch = at_level(resolved, request, level, directory);
+    let (code, leftovers) = run_on(launch, base, &new, observer).await?;
+    leftovers.refuse(level, &new)?;
     let record = BaseRecord {
-        id,
         parent,
         kind: BaseKind::Snapshot,
         steps: vec!["by hand".to_owned()],
-        ..record(resolved, level, metadata.len())
+        ..record(resolved, level, &new)?
     };
     let images = &resolved.store;
     images
@@ -106,7 +91,7 @@ async fn shell(
     store
         .put_draft(&scope, new, &record)
         .map_err(BaseError::from)?;
-    Ok((ended.code, record))
+    Ok((code, record))
 }
 
 /// Changes by hand are like no others.

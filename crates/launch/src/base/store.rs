@@ -7,15 +7,19 @@
 //! ROOT/hand/<scope>                 id of the changes kept by hand that a project (or the user) uses
 //! ```
 //! A base gets its name by one rename of its directory, after everything in it is on disk: a crash leaves the old state
-//! or the new one. Disks are opened before they are cloned, so that removing one never hurts a launch.
+//! or the new one. (Where the file system cannot exchange two names, one that is made again may be gone: it is made once
+//! more.) Disks are opened before they are cloned, so that removing one never hurts a launch.
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use agent_vm_image::ImageDigest;
-use agent_vm_state::{FileLock, LockError};
+use agent_vm_state::{LockError, PassingLock};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::SetupRequest;
 use super::chain::Chain;
@@ -80,7 +84,7 @@ pub struct ListedBase {
 pub(crate) struct NewBase {
     id: BaseId,
     directory: PathBuf,
-    _lock: FileLock,
+    _lock: PassingLock,
 }
 
 impl Scope {
@@ -106,6 +110,11 @@ impl Scope {
 }
 
 impl NewBase {
+    /// Its name.
+    pub(crate) fn id(&self) -> &BaseId {
+        &self.id
+    }
+
     /// Where its disk goes.
     pub(crate) fn disk(&self) -> PathBuf {
         self.directory.join(DISK)
@@ -140,14 +149,14 @@ impl BaseStore {
     }
 
     /// Takes the right to make a base, or `None` while somebody has it.
-    pub(crate) fn try_lock(&self, id: &BaseId) -> Result<Option<FileLock>, BaseStoreError> {
+    pub(crate) fn try_lock(&self, id: &BaseId) -> Result<Option<PassingLock>, BaseStoreError> {
         self.prepare().map_err(|source| self.io(source))?;
         let path = self.root.join("locks").join(id.as_str());
-        Ok(FileLock::try_exclusive(&path)?)
+        Ok(PassingLock::try_exclusive(&path)?)
     }
 
     /// Begins a base; removes what crashed makers left.
-    pub(crate) fn begin(&self, id: &BaseId, lock: FileLock) -> Result<NewBase, BaseStoreError> {
+    pub(crate) fn begin(&self, id: &BaseId, lock: PassingLock) -> Result<NewBase, BaseStoreError> {
         let make = || -> io::Result<PathBuf> {
             self.sweep(id)?;
             let directory = self.root.join(format!("new-{id}"));
@@ -224,24 +233,8 @@ impl BaseStore {
     /// # Errors
     /// [`BaseStoreError`] when the directory cannot be read.
     pub fn list(&self) -> Result<Vec<ListedBase>, BaseStoreError> {
-        let mut listed = Vec::new();
-        for path in self.entries().map_err(|source| self.io(source))? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("new-") {
-                continue;
-            }
-            let draft = name.starts_with("draft-");
-            if let Some(record) = read_record(&path) {
-                listed.push(ListedBase {
-                    allocated_bytes: allocated(&path.join(DISK)),
-                    record,
-                    draft,
-                });
-            }
-        }
-        let project = |base: &ListedBase| base.record.project.as_ref().map(|p| p.path.clone());
-        listed.sort_by_key(|base| (base.record.level, project(base), base.record.made));
-        Ok(listed)
+        let stored = self.stored().map_err(|source| self.io(source))?;
+        Ok(stored.into_iter().map(|(_, base)| base).collect())
     }
 
     /// Removes every base (and draft) that `unwanted` names; gives what was removed.
@@ -252,17 +245,15 @@ impl BaseStore {
         &self,
         unwanted: impl Fn(&BaseRecord) -> bool,
     ) -> Result<Vec<ListedBase>, BaseStoreError> {
-        let mut removed = self.list()?;
-        removed.retain(|base| unwanted(&base.record));
-        for path in self.entries().map_err(|source| self.io(source))? {
-            let new = path
-                .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"new-"));
-            if !new && read_record(&path).is_some_and(|record| unwanted(&record)) {
-                remove_tree(&path).map_err(|source| self.io(source))?;
+        let remove = || {
+            let mut removed = self.stored()?;
+            removed.retain(|(_, base)| unwanted(&base.record));
+            for (path, _) in &removed {
+                remove_tree(path)?;
             }
-        }
-        Ok(removed)
+            Ok(removed.into_iter().map(|(_, base)| base).collect())
+        };
+        remove().map_err(|source| self.io(source))
     }
 
     fn draft_path(&self, scope: &Scope) -> PathBuf {
@@ -291,44 +282,62 @@ impl BaseStore {
                 continue;
             }
             let lock = self.root.join("locks").join(id);
-            if let Ok(Some(_dead)) = FileLock::try_exclusive(&lock) {
+            if let Ok(Some(_dead)) = PassingLock::try_exclusive(&lock) {
                 remove_tree(&path)?;
             }
         }
         Ok(())
     }
 
-    /// Renames a complete directory to `target`. What is there is moved away first and then removed.
+    /// Renames a complete directory to `target`. What is there changes places with it, and is then removed.
     fn put_in_place(&self, directory: &Path, target: &Path) -> io::Result<()> {
-        let old = directory.with_extension("old");
-        match fs_err::rename(target, &old) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        match renameat_with(CWD, directory, CWD, target, RenameFlags::EXCHANGE) {
+            Ok(()) => {
+                sync_directory(&self.root)?;
+                remove_tree(directory)
+            }
+            // Nothing is there, or the file system cannot do that.
+            Err(Errno::NOENT | Errno::INVAL) => {
+                remove_tree(target)?;
+                fs_err::rename(directory, target)?;
+                sync_directory(&self.root)
+            }
+            Err(errno) => Err(errno.into()),
         }
-        fs_err::rename(directory, target)?;
-        sync_directory(&self.root)?;
-        remove_tree(&old)
     }
 
     /// Of those whose place `record` takes, only the newest stay.
     fn remove_replaced(&self, record: &BaseRecord) -> io::Result<()> {
-        let mut replaced: Vec<(u64, PathBuf)> = Vec::new();
-        for path in self.entries()? {
-            let draft = path
-                .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"draft-"));
-            if let Some(other) = read_record(&path).filter(|other| record.replaces(other))
-                && !draft
-            {
-                replaced.push((other.made, path));
-            }
-        }
-        replaced.sort_by(|one, other| other.cmp(one));
-        for (_, path) in replaced.iter().skip(KEPT_OF_A_KIND - 1) {
+        let mut replaced = self.stored()?;
+        replaced.retain(|(_, base)| !base.draft && record.replaces(&base.record));
+        replaced.sort_by_key(|(_, base)| Reverse(base.record.made));
+        for (path, _) in replaced.iter().skip(KEPT_OF_A_KIND - 1) {
             remove_tree(path)?;
         }
         Ok(())
+    }
+
+    /// Every base and draft with its directory, in the order of [`Self::list`]. Those that are being made are not looked at.
+    fn stored(&self) -> io::Result<Vec<(PathBuf, ListedBase)>> {
+        let mut stored = Vec::new();
+        for path in self.entries()? {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            let draft = name.starts_with(b"draft-");
+            if name.starts_with(b"new-") {
+                continue;
+            }
+            if let Some(record) = read_record(&path) {
+                let base = ListedBase {
+                    allocated_bytes: allocated(&path.join(DISK)),
+                    record,
+                    draft,
+                };
+                stored.push((path, base));
+            }
+        }
+        let project = |base: &ListedBase| base.record.project.as_ref().map(|p| p.path.clone());
+        stored.sort_by_key(|(_, base)| (base.record.level, project(base), base.record.made));
+        Ok(stored)
     }
 
     fn entries(&self) -> io::Result<Vec<PathBuf>> {

@@ -88,6 +88,40 @@ fn one_that_is_given_up_leaves_nothing() {
     assert_eq!(names(&store), Vec::<String>::new());
 }
 
+#[test]
+fn locks_leave_no_files() {
+    let (_directory, store) = store();
+    let scope = scope(Level::User, "p");
+    publish(&store, "one", &scope, 1);
+    drop(begin(&store, &BaseId::of(b"given up"), "half"));
+    drop(store.try_lock(&BaseId::of(b"not needed")).unwrap());
+    // Of one that was killed, the lock goes with what it made.
+    let dead = BaseId::of(b"dead");
+    fs_err::write(store.root.join("locks").join(dead.as_str()), "").unwrap();
+    fs_err::create_dir(store.root.join(format!("new-{dead}"))).unwrap();
+    publish(&store, "two", &scope, 2);
+    let locks = fs_err::read_dir(store.root.join("locks")).unwrap();
+    assert_eq!(locks.count(), 0);
+}
+
+/// As after `kill -9` between the exchange of two directories and the removal of the old one.
+#[test]
+fn a_crash_while_a_base_is_replaced_hinders_nothing() {
+    let (_directory, store) = store();
+    let scope = scope(Level::User, "p");
+    let id = publish(&store, "one", &scope, 1);
+    let old = begin(&store, &id, "old");
+    complete(&old.directory, &record(&id, &scope, 0)).unwrap();
+    let left = old.directory.clone();
+    std::mem::forget(old);
+    assert_eq!(store.list().unwrap().len(), 1);
+    assert_eq!(content(&store, &id).as_deref(), Some("one"));
+    // Its lock is still held by this process, as by a maker that lives: it stays, though the other takes its place.
+    publish(&store, "two", &scope, 2);
+    publish(&store, "three", &scope, 3);
+    assert!(left.exists());
+}
+
 /// As after `kill -9` at each step: the files are there, no process holds a lock.
 #[test]
 fn what_crashed_makers_left_is_swept_and_never_used() {

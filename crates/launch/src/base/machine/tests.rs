@@ -55,14 +55,6 @@ fn resolved(directory: &std::path::Path) -> Resolved {
     }
 }
 
-fn making(credentials: SetupCredentials) -> Making {
-    Making {
-        level: Level::Project,
-        rebuild: Rebuild::Missing,
-        credentials,
-    }
-}
-
 fn guests(resolved: &Resolved) -> Vec<String> {
     let mounts = resolved.plan.mounts.iter();
     mounts
@@ -74,7 +66,7 @@ fn guests(resolved: &Resolved) -> Vec<String> {
 fn the_users_base_sees_nothing_of_the_project() {
     let directory = tempfile::tempdir().unwrap();
     let resolved = resolved(directory.path());
-    let launch = setup_launch(&resolved, making(SetupCredentials::Withheld), Level::User);
+    let launch = setup_launch(&resolved, SetupCredentials::Withheld, Level::User);
     assert_eq!(guests(&launch), ["/given-to-the-setup"]);
     assert_eq!(
         launch.plan.program.working_directory,
@@ -86,11 +78,7 @@ fn the_users_base_sees_nothing_of_the_project() {
 fn a_projects_base_sees_the_project_read_only_and_no_mount_of_the_user() {
     let directory = tempfile::tempdir().unwrap();
     let resolved = resolved(directory.path());
-    let launch = setup_launch(
-        &resolved,
-        making(SetupCredentials::Withheld),
-        Level::Project,
-    );
+    let launch = setup_launch(&resolved, SetupCredentials::Withheld, Level::Project);
     let root = resolved.request.project.root();
     assert_eq!(guests(&launch), [root.display().to_string()]);
     assert_eq!(launch.plan.mounts[0].access, ShareAccess::ReadOnly);
@@ -101,7 +89,7 @@ fn a_projects_base_sees_the_project_read_only_and_no_mount_of_the_user() {
 fn setup_has_credentials_only_when_they_are_given() {
     let directory = tempfile::tempdir().unwrap();
     let resolved = resolved(directory.path());
-    let of = |credentials| setup_launch(&resolved, making(credentials), Level::Project).request;
+    let of = |credentials| setup_launch(&resolved, credentials, Level::Project).request;
     let without = of(SetupCredentials::Withheld);
     assert_eq!(without.credentials.credentials.len(), 0);
     assert_eq!(without.credentials.guest_files.len(), 0);
