@@ -16,6 +16,7 @@ use thiserror::Error;
 use crate::control::{Control, ControlError};
 use crate::engine::{End, Engine, Machine, Violation, clip};
 use crate::identity::{self, IdentityError};
+use crate::image_version::{self, ImageVersionError};
 use crate::kernel_log::{Level, log};
 use crate::network::{self, NetworkError};
 use crate::power_off::{power_off, reset};
@@ -53,6 +54,8 @@ enum BootError {
     Children(#[source] io::Error),
     #[error("cannot assemble the root file system")]
     Root(#[from] RootError),
+    #[error(transparent)]
+    ImageVersion(#[from] ImageVersionError),
     #[error("cannot configure the network")]
     Network(#[from] NetworkError),
     #[error("cannot write the files of the launch")]
@@ -66,7 +69,9 @@ impl BootError {
             Self::Early(_) | Self::Root(_) => GuestErrorKind::Mount,
             Self::Network(_) => GuestErrorKind::Network,
             Self::Identity(_) => GuestErrorKind::File,
-            Self::Connect(_) | Self::Clock(_) | Self::Children(_) => GuestErrorKind::System,
+            Self::Connect(_) | Self::Clock(_) | Self::Children(_) | Self::ImageVersion(_) => {
+                GuestErrorKind::System
+            }
         }
     }
 }
@@ -138,6 +143,7 @@ fn become_machine(control: &mut Control, mut timings: Timings) -> Result<Guest, 
         grow_failure,
         mut warnings,
     } = root::assemble(boot.root, &boot.shares)?;
+    image_version::check(&tree)?;
     root::switch()?;
     timings.mounted_ns = now();
     network::configure(boot.network.as_ref())?;

@@ -1,7 +1,7 @@
 //! PID 1 of the guest, as a library so that its parts are tested natively (also by the launcher's session tests).
 //!
 //! Boot: [`init`] connects to the host, learns everything in one `Boot` message, builds the root file system
-//! ([`root`]), network ([`network`]) and files ([`identity`], [`trust`]), then serves programs with the [`engine`]
+//! ([`root`]), network ([`network`]) and files ([`identity`], [`trust`]) of an image that fits ([`image_version`]), then serves programs with the [`engine`]
 //! until the host says `Shutdown` or goes away, and ends the machine in order ([`power_off`]).
 //!
 //! One thread, one `poll` loop, every buffer bounded by the credit windows of the protocol. The host is trusted
@@ -12,6 +12,7 @@ pub mod control;
 pub mod data_root;
 pub mod engine;
 pub mod identity;
+pub mod image_version;
 pub mod init;
 pub mod kernel_log;
 pub mod kernel_settings;

@@ -45,4 +45,4 @@ pub use request::{
     Diagnostics, ImageSource, LaunchRequest, Machine as MachineSize, Mount, NetworkSettings,
     Origin, PolicyPreset, Program, ResolveOverride, ShareAccess, ShareKind, Streams,
 };
-pub use resolve::{IMAGE_API_VERSION, ResolveError, Resolved};
+pub use resolve::{ResolveError, Resolved};

@@ -5,12 +5,10 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use agent_vm_image::{ApiMismatch, Image, Reference, ReferenceError, Store, StoreError, check_api};
+use agent_vm_protocol::IMAGE_API_VERSION;
 
 use crate::plan::Plan;
 use crate::request::LaunchRequest;
-
-/// The image-API version this agent-vm works with.
-pub const IMAGE_API_VERSION: u32 = 1;
 
 /// A launch whose image is known and fits.
 #[derive(Debug)]

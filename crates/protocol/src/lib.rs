@@ -51,6 +51,10 @@ pub const PROTOCOL_VERSION: u32 = 2;
 /// Identifies the protocol in `Hello`: a peer of another kind is recognised before its version is looked at.
 pub const MAGIC: [u8; 8] = *b"agent-vm";
 
+/// The version of the interface between an image and agent-vm: what the label `dev.agent-vm.image-api` and the file
+/// `/etc/agent-vm-image-version` must say. Raised when an image needs something new of agent-vm, or agent-vm of it.
+pub const IMAGE_API_VERSION: u32 = 1;
+
 /// vsock port on the host (CID 2) the guest connects to.
 pub const CONTROL_PORT: u32 = 1024;
 

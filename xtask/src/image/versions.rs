@@ -110,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn the_pinned_image_api_is_the_one_the_launcher_wants() {
-        let source = workspace::root().join("crates/launch/src/resolve.rs");
+    fn the_pinned_image_api_is_the_one_launcher_and_guest_want() {
+        let source = workspace::root().join("crates/protocol/src/lib.rs");
         let wanted = format!("const IMAGE_API_VERSION: u32 = {};", ours().image.api);
         assert!(
             fs_err::read_to_string(source).unwrap().contains(&wanted),

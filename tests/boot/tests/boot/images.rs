@@ -69,6 +69,24 @@ fn no_registry_is_asked_before_the_program_runs_and_nothing_waits_for_its_answer
 }
 
 #[test]
+fn an_image_whose_own_files_are_of_another_version_is_refused() -> Result<()> {
+    let machine = Machine::new()?;
+    let file = machine.home().join("version");
+    machine.write(&file, "2\n", 0o644)?;
+    let mount = format!("{}:/etc/agent-vm-image-version:ro", file.display());
+    let refused = machine.script(&["--mount", &mount], "echo ran").run()?;
+    let refused = refused.expect_code(125)?;
+    ensure!(
+        refused.stdout.is_empty()
+            && refused
+                .stderr
+                .contains("says version 2, this agent-vm knows"),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_running_machine_keeps_its_image_and_a_killed_one_lets_it_go() -> Result<()> {
     let machine = Machine::new()?;
     let store = own_store(&machine)?.display().to_string();
