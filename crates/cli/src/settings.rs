@@ -181,7 +181,11 @@ fn default_vcpus(host: &HostFacts) -> u8 {
         .max(1)
 }
 
-fn timeout_scale(env: &EnvVars) -> Result<f64, SettingsError> {
+/// What every timeout is multiplied by.
+///
+/// # Errors
+/// [`SettingsError`] for a value that is no number or out of bounds.
+pub(crate) fn timeout_scale(env: &EnvVars) -> Result<f64, SettingsError> {
     let Some(raw) = env.value(env_vars::TIMEOUT_SCALE) else {
         return Ok(1.0);
     };

@@ -15,7 +15,7 @@ use crate::env_vars;
 use crate::image_settings::ImageSettings;
 use crate::launch_request::{Context, read_certificates};
 use crate::progress::{Outcome, PullProgress, TICK};
-use crate::settings::DEFAULT_IMAGE;
+use crate::settings::{DEFAULT_IMAGE, timeout_scale};
 use crate::ui::{self, Ui};
 
 /// `agent-vm pull`: prints the reference with its digest.
@@ -124,12 +124,14 @@ pub(crate) fn reference_text(context: &Context, args: &PullArgs) -> String {
     given.unwrap_or(DEFAULT_IMAGE).to_owned()
 }
 
-/// How registries are spoken to: logins and proxies of this user.
+/// How registries are spoken to: logins and proxies of this user, patience of this machine.
 ///
 /// # Errors
-/// When `HOME` is no absolute path.
-pub(crate) fn options(context: &Context) -> Result<PullOptions, UsageError> {
+/// When `HOME` is no absolute path, or the factor of timeouts is none.
+pub(crate) fn options(context: &Context) -> Result<PullOptions, CommandError> {
+    let usual = PullOptions::default();
     Ok(PullOptions {
+        stall_timeout: usual.stall_timeout.mul_f64(timeout_scale(&context.env)?),
         auth: AuthSources {
             files: auth_files(context)?,
             helper_environment: context.env.all().clone().into_iter().collect(),
@@ -139,7 +141,7 @@ pub(crate) fn options(context: &Context) -> Result<PullOptions, UsageError> {
             http: context.env.proxy("HTTP_PROXY"),
             no_proxy: context.env.proxy("NO_PROXY"),
         },
-        ..PullOptions::default()
+        ..usual
     })
 }
 
@@ -161,4 +163,26 @@ fn auth_files(context: &Context) -> Result<Vec<PathBuf>, UsageError> {
         Some(docker.join("config.json")),
     ];
     Ok(all.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env_vars::EnvVars;
+
+    fn stall_timeout(scale: &str) -> Option<Duration> {
+        let context = Context {
+            env: EnvVars::of(&[("HOME", "/home/u"), ("AGENT_VM_TIMEOUT_SCALE", scale)]),
+            started: std::time::Instant::now(),
+        };
+        Some(options(&context).ok()?.stall_timeout)
+    }
+
+    #[test]
+    fn slow_machines_have_more_patience_with_registries() {
+        let usual = PullOptions::default().stall_timeout;
+        assert_eq!(stall_timeout("1"), Some(usual));
+        assert_eq!(stall_timeout("20"), Some(usual * 20));
+        assert_eq!(stall_timeout("fast"), None);
+    }
 }
