@@ -6,6 +6,10 @@
 //!
 //! A layer is converted without the layers below it. What depends on them is only noted: whiteouts and opaque directories, directories
 //! that are implied by what lies in them, hard links to files this layer does not have. `merge.rs` knows all layers.
+//!
+//! It takes two steps. [`read`] goes through the archive: contents are written, entries are checked by themselves and kept in a
+//! [`Journal`]. [`tree`] makes the tree of them, when the stream is over and its decoder's memory is free. So one layer never needs both,
+//! and a tree that needs more memory than was expected can be begun anew.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -14,19 +18,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::archive::{Archive, ArchiveError, Entry, EntryKind, Segment};
 use crate::erofs::{BlockOutput, DataWriter};
 use crate::escape::Escaped;
-use crate::tree::{
-    Attributes, NewNode, NodeId, ROOT, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, Tree,
-    TreeFull,
-};
+use crate::memory::MEMORY_BUDGET;
+use crate::tree::{S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, Tree, TreeFull};
 
+mod journal;
 pub(crate) mod path;
+mod placement;
 mod xattrs;
 
+pub(crate) use journal::Journal;
 pub use path::PathError;
-use path::{LayerPath, Whiteout};
+
+use journal::Record;
+use path::LayerPath;
+use placement::Placement;
 use xattrs::xattrs;
 
-/// The most archive entries of all layers of an image that one pull makes: their trees are in memory at the same time.
+/// The most archive entries of all layers of an image that one pull makes.
 pub(crate) const MAX_ENTRIES: u32 = 1 << 20;
 /// The most bytes of the files of one layer, holes of sparse files counted.
 const MAX_CONTENT: u64 = 16 << 30;
@@ -34,7 +42,7 @@ const MAX_CONTENT: u64 = 16 << 30;
 /// How much a layer may hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// Archive entries there may still be; layers made at the same time share this.
+    /// Archive entries there may still be; all layers of a pull share this.
     pub(crate) entries: Arc<AtomicU32>,
     /// Bytes of all files together, holes of sparse files counted.
     pub(crate) content: u64,
@@ -46,6 +54,18 @@ impl Limits {
             entries: Arc::new(AtomicU32::new(entries)),
             content,
         }
+    }
+
+    fn count(&self) -> Result<(), Refusal> {
+        let left = |left: u32| left.checked_sub(1);
+        let counted = self
+            .entries
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        counted.map(drop).map_err(|_| Refusal::Limit("entries"))
+    }
+
+    fn give_back(&self, entries: u32) {
+        self.entries.fetch_add(entries, Ordering::Relaxed);
     }
 }
 
@@ -92,6 +112,22 @@ pub enum ConvertError {
         /// Of what.
         what: &'static str,
     },
+    /// More than the memory of a pull has room for.
+    #[error(
+        "the layer has more files, names or extended attributes than {} MiB of memory have room for, from entry `{entry}` on",
+        MEMORY_BUDGET >> 20
+    )]
+    Room {
+        /// The entry.
+        entry: Escaped,
+    },
+    /// The list of entries could not be kept.
+    #[error("the list of the layer's entries cannot be kept in a temporary file")]
+    Journal {
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
     /// The content of an entry could not be written.
     #[error("entry `{entry}` cannot be copied into the image file")]
     Copy {
@@ -103,44 +139,63 @@ pub enum ConvertError {
     },
 }
 
-/// Reads all of `archive`; contents go to `data` as they come, the rest is the tree.
-pub(crate) fn convert<R: Read, O: BlockOutput>(
+/// Reads all of `archive`; contents go to `data` as they come, entries to `journal`.
+pub(crate) fn read<R: Read, O: BlockOutput>(
     archive: &mut Archive<R>,
     data: &mut DataWriter<O>,
-    limits: Limits,
-) -> Result<Tree, ConvertError> {
-    let mut converter = Converter {
-        tree: Tree::new(),
+    limits: &Limits,
+    journal: &mut Journal,
+) -> Result<(), ConvertError> {
+    let mut reader = Reader {
+        archive,
         data,
         limits,
+        journal,
         content: 0,
     };
     let mut last = Escaped::new("(none)");
     loop {
-        match archive.next() {
+        match reader.archive.next() {
             Ok(Some(entry)) => {
                 last = Escaped::new(&entry.path);
-                converter.entry(archive, entry, &last)?;
+                reader
+                    .entry(entry)
+                    .map_err(|refusal| refusal.at(last.clone()))?;
             }
-            Ok(None) => return Ok(converter.tree),
+            Ok(None) => return Ok(()),
             Err(source) => return Err(ConvertError::Archive { last, source }),
         }
     }
 }
 
-/// What a hard link names.
-enum LinkTarget {
-    /// A file of this layer, which has a name in `directory`.
-    Own { directory: NodeId, node: NodeId },
-    /// Perhaps a file of a lower layer: its path, without this layer's symlinks.
-    Lower(Vec<u8>),
+/// Makes the tree of a layer's entries, which takes at most `room` bytes until it is written.
+pub(crate) fn tree(
+    journal: &mut Journal,
+    limits: &Limits,
+    room: u64,
+) -> Result<Tree, ConvertError> {
+    let unreadable = |source| ConvertError::Journal { source };
+    let (mut placement, mut record) = (Placement::new(limits, room), Record::default());
+    placement.expect(journal.records());
+    let mut replay = journal.replay().map_err(unreadable)?;
+    while replay.next(&mut record).map_err(unreadable)? {
+        if let Err(refusal) = placement.place(&record) {
+            placement.give_up();
+            return Err(refusal.at(Escaped::new(&record.path)));
+        }
+    }
+    Ok(placement.into_tree())
 }
 
-struct Converter<'a, O> {
-    tree: Tree,
-    data: &'a mut DataWriter<O>,
-    limits: Limits,
-    content: u64,
+/// Both steps in memory.
+pub(crate) fn convert<R: Read, O: BlockOutput>(
+    archive: &mut Archive<R>,
+    data: &mut DataWriter<O>,
+    limits: &Limits,
+) -> Result<Tree, ConvertError> {
+    let mut journal = Journal::in_memory();
+    read(archive, data, limits, &mut journal)?;
+    tree(&mut journal, limits, MEMORY_BUDGET)
 }
 
 /// What is wrong with one entry, before its name is added.
@@ -148,147 +203,139 @@ enum Refusal {
     Path(PathError),
     Entry(&'static str),
     Limit(&'static str),
+    Room,
     Copy(io::Error),
+    Journal(io::Error),
 }
 
-impl<O: BlockOutput> Converter<'_, O> {
-    fn entry<R: Read>(
-        &mut self,
-        archive: &mut Archive<R>,
-        entry: Entry,
-        shown: &Escaped,
-    ) -> Result<(), ConvertError> {
-        self.place(archive, &entry).map_err(|refusal| {
-            let entry = shown.clone();
-            match refusal {
-                Refusal::Path(source) => ConvertError::Path { entry, source },
-                Refusal::Entry(what) => ConvertError::Entry { entry, what },
-                Refusal::Limit(what) => ConvertError::Limit { entry, what },
-                Refusal::Copy(source) => ConvertError::Copy { entry, source },
-            }
-        })
+impl Refusal {
+    fn at(self, entry: Escaped) -> ConvertError {
+        match self {
+            Self::Path(source) => ConvertError::Path { entry, source },
+            Self::Entry(what) => ConvertError::Entry { entry, what },
+            Self::Limit(what) => ConvertError::Limit { entry, what },
+            Self::Room => ConvertError::Room { entry },
+            Self::Copy(source) => ConvertError::Copy { entry, source },
+            Self::Journal(source) => ConvertError::Journal { source },
+        }
     }
+}
 
-    fn place<R: Read>(&mut self, archive: &mut Archive<R>, entry: &Entry) -> Result<(), Refusal> {
-        self.count(1)?;
+/// The first step: checks entries by themselves, writes contents.
+struct Reader<'a, R, O> {
+    archive: &'a mut Archive<R>,
+    data: &'a mut DataWriter<O>,
+    limits: &'a Limits,
+    journal: &'a mut Journal,
+    /// Bytes of files so far.
+    content: u64,
+}
+
+impl<R: Read, O: BlockOutput> Reader<'_, R, O> {
+    fn entry(&mut self, entry: Entry) -> Result<(), Refusal> {
+        self.limits.count()?;
         let path = match LayerPath::parse(&entry.path)? {
             Some(path) => path,
             // Bookkeeping of a long-gone file system (aufs): says nothing about the layer's files.
             None => return Ok(()),
         };
-        match path.whiteout {
-            Some(Whiteout::Opaque) => {
-                let directory = self.directory(&path.parents)?;
-                self.tree.node_mut(directory).set_opaque();
-                Ok(())
-            }
-            Some(Whiteout::Name(name)) => {
-                let parent = self.directory(&path.parents)?;
-                self.white_out(parent, name)
-            }
-            None => match path.name {
-                Some(name) => self.file(archive, entry, &path.parents, name),
-                None => self.root(entry),
-            },
-        }
-    }
-
-    fn root(&mut self, entry: &Entry) -> Result<(), Refusal> {
-        if entry.kind != EntryKind::Directory {
+        if path.whiteout.is_none() && path.name.is_none() && entry.kind != EntryKind::Directory {
             return Err(Refusal::Entry("it takes the place of the root directory"));
         }
-        let new = self.new_node(entry, S_IFDIR)?;
-        self.tree.set_attributes(ROOT, new);
-        Ok(())
+        let name = path.name.map_or(0, <[u8]>::len);
+        let is_whiteout = path.whiteout.is_some();
+        let record = if is_whiteout {
+            Record {
+                path: entry.path,
+                ..Record::default()
+            }
+        } else {
+            self.record(entry)?
+        };
+        match self.journal.push(&record, name) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(TreeFull::Text.into()),
+            Err(source) => Err(Refusal::Journal(source)),
+        }
     }
 
-    fn file<R: Read>(
-        &mut self,
-        archive: &mut Archive<R>,
-        entry: &Entry,
-        parents: &[&[u8]],
-        name: &[u8],
-    ) -> Result<(), Refusal> {
-        if let EntryKind::HardLink { target } = &entry.kind {
-            return self.hard_link(target, parents, name);
+    /// What an entry other than a whiteout is, its content copied.
+    fn record(&mut self, entry: Entry) -> Result<Record, Refusal> {
+        if let EntryKind::HardLink { target } = entry.kind {
+            LayerPath::parse(&target)?;
+            return Ok(Record {
+                path: entry.path,
+                target,
+                ..Record::default()
+            });
         }
-        let parent = self.directory(parents)?;
-        if entry.kind == EntryKind::Directory {
-            let new = self.new_node(entry, S_IFDIR)?;
-            return self.make_directory(parent, name, new);
+        if entry.uid == u32::MAX || entry.gid == u32::MAX {
+            return Err(Refusal::Entry(
+                "its owner is the number that means nobody at all",
+            ));
         }
-        let new = self.content(archive, entry)?;
-        let node = self.tree.add(new);
-        self.tree.link(parent, name, node)?;
-        Ok(())
-    }
-
-    /// The node of anything but a directory or a hard link, its content copied.
-    fn content<R: Read>(
-        &mut self,
-        archive: &mut Archive<R>,
-        entry: &Entry,
-    ) -> Result<NewNode, Refusal> {
-        match &entry.kind {
+        let mut record = Record {
+            path: entry.path,
+            xattrs: xattrs(&entry.xattrs)?,
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: entry.mtime,
+            mtime_ns: entry.mtime_ns,
+            ..Record::default()
+        };
+        record.mode |= match entry.kind {
             EntryKind::File { size, segments } => {
-                self.content = self.content.saturating_add(*size);
-                if self.content > self.limits.content {
-                    return Err(Refusal::Limit("bytes in files"));
-                }
-                let new = self.new_node(entry, S_IFREG)?;
-                let block = self
-                    .copy(archive, *size, segments.as_deref())
-                    .map_err(Refusal::Copy)?;
-                Ok(NewNode {
-                    size: *size,
-                    data: block,
-                    ..new
-                })
+                record.size = size;
+                record.data = self.file(size, segments.as_deref())?;
+                S_IFREG
             }
             EntryKind::Symlink { target } => {
-                path::check_link_target(target)?;
-                let at = self.tree.store_text(target)?;
-                Ok(NewNode {
-                    size: target.len() as u64,
-                    data: at,
-                    ..self.new_node(entry, S_IFLNK)?
-                })
+                path::check_link_target(&target)?;
+                record.target = target;
+                S_IFLNK
             }
-            EntryKind::CharDevice { major: 0, minor: 0 } => Err(Refusal::Entry(
-                "a device 0:0 would hide a file of a lower layer",
-            )),
-            &EntryKind::CharDevice { major, minor } => Ok(NewNode {
-                data: device(major, minor),
-                ..self.new_node(entry, S_IFCHR)?
-            }),
-            &EntryKind::BlockDevice { major, minor } => Ok(NewNode {
-                data: device(major, minor),
-                ..self.new_node(entry, S_IFBLK)?
-            }),
-            EntryKind::Fifo => self.new_node(entry, S_IFIFO),
-            EntryKind::Directory | EntryKind::HardLink { .. } => {
-                Err(Refusal::Entry("it has no content"))
+            EntryKind::CharDevice { major: 0, minor: 0 } => {
+                return Err(Refusal::Entry(
+                    "a device 0:0 would hide a file of a lower layer",
+                ));
             }
-        }
+            EntryKind::CharDevice { major, minor } => {
+                record.data = device(major, minor);
+                S_IFCHR
+            }
+            EntryKind::BlockDevice { major, minor } => {
+                record.data = device(major, minor);
+                S_IFBLK
+            }
+            EntryKind::Fifo => S_IFIFO,
+            EntryKind::Directory => S_IFDIR,
+            EntryKind::HardLink { .. } => unreachable!("looked at above"),
+        };
+        Ok(record)
     }
 
-    fn copy<R: Read>(
-        &mut self,
-        archive: &mut Archive<R>,
-        size: u64,
-        segments: Option<&[Segment]>,
-    ) -> io::Result<u32> {
+    /// Copies the content of a file; gives its first block.
+    fn file(&mut self, size: u64, segments: Option<&[Segment]>) -> Result<u32, Refusal> {
+        self.content = self.content.saturating_add(size);
+        if self.content > self.limits.content {
+            return Err(Refusal::Limit("bytes in files"));
+        }
+        self.copy(size, segments).map_err(Refusal::Copy)
+    }
+
+    fn copy(&mut self, size: u64, segments: Option<&[Segment]>) -> io::Result<u32> {
         if size == 0 {
             return Ok(0);
         }
         let block = self.data.begin()?;
         match segments {
-            None => self.data.copy(archive, size)?,
+            None => self.data.copy(self.archive, size)?,
             Some(segments) => {
                 let mut position = 0;
                 for segment in segments {
                     self.data.zeros(segment.offset - position)?;
-                    self.data.copy(archive, segment.length)?;
+                    self.data.copy(self.archive, segment.length)?;
                     position = segment.offset + segment.length;
                 }
                 self.data.zeros(size - position)?;
@@ -296,167 +343,6 @@ impl<O: BlockOutput> Converter<'_, O> {
         }
         self.data.end()?;
         Ok(block)
-    }
-
-    /// A directory stays what it was, with new attributes; it replaces anything else. In place of a whiteout it hides the lower one.
-    fn make_directory(&mut self, parent: NodeId, name: &[u8], new: NewNode) -> Result<(), Refusal> {
-        let old = self.tree.find(parent, name);
-        if let Some(old) = old.filter(|&old| self.tree.kind(old) == S_IFDIR) {
-            self.tree.set_attributes(old, new);
-            return Ok(());
-        }
-        let directory = self.tree.add(new);
-        if old.is_some_and(|old| self.tree.node(old).is_whiteout()) {
-            self.tree.node_mut(directory).set_opaque();
-        }
-        self.tree.link(parent, name, directory)?;
-        Ok(())
-    }
-
-    /// A directory the archive has not named so far. In place of a whiteout there is no lower one it could stand for.
-    fn imply_directory(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, Refusal> {
-        // They count as entries: a short archive must not make a large tree.
-        self.count(1)?;
-        let hides = self.tree.find(parent, name).is_some();
-        self.make_directory(parent, name, NewNode::implied_directory())?;
-        let made = self.tree.find(parent, name).expect("just made");
-        self.tree.node_mut(made).set_implied(!hides);
-        Ok(made)
-    }
-
-    /// Whiteouts are about lower layers: what this layer has stays, a directory of it only hides the lower one.
-    fn white_out(&mut self, parent: NodeId, name: &[u8]) -> Result<(), Refusal> {
-        match self.tree.find(parent, name) {
-            Some(own) if self.tree.kind(own) == S_IFDIR => {
-                let own = self.tree.node_mut(own);
-                own.set_opaque();
-                own.set_implied(false);
-            }
-            Some(_) => {}
-            None => {
-                let node = self.tree.add(NewNode::whiteout());
-                self.tree.node_mut(node).set_whiteout();
-                self.tree.link(parent, name, node)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A target this layer does not have (yet) is one of a lower layer. Whiteouts of it do not matter: they, too, are about lower layers,
-    /// and in whatever order they come.
-    fn hard_link(&mut self, target: &[u8], parents: &[&[u8]], name: &[u8]) -> Result<(), Refusal> {
-        let Some(LayerPath {
-            parents: target_parents,
-            name: Some(target_name),
-            whiteout: None,
-        }) = LayerPath::parse(target)?
-        else {
-            return Err(Refusal::Entry("its hard link target is not a file"));
-        };
-        let node = match self.link_target(&target_parents, target_name)? {
-            LinkTarget::Own { directory, node } => {
-                let parent = self.directory(parents)?;
-                if (parent, name) == (directory, target_name) {
-                    return Err(Refusal::Entry("it is a hard link to itself"));
-                }
-                node
-            }
-            LinkTarget::Lower(path) if path.len() > path::MAX_PATH => {
-                return Err(PathError::TooLong.into());
-            }
-            LinkTarget::Lower(path) => {
-                let at = self.tree.store_text(&path)?;
-                let node = self.tree.add(NewNode::lower_link(at, path.len()));
-                self.tree.node_mut(node).set_lower_link();
-                node
-            }
-        };
-        let parent = self.directory(parents)?;
-        self.tree.link(parent, name, node)?;
-        Ok(())
-    }
-
-    fn link_target(&self, parents: &[&[u8]], name: &[u8]) -> Result<LinkTarget, Refusal> {
-        let mut walk = path::Walk::new(parents);
-        while let Some(step) = walk.next_name() {
-            match self.tree.find(walk.directory(), &step) {
-                Some(node) if self.tree.kind(node) == S_IFDIR => walk.enter(node, step),
-                Some(node) if self.tree.kind(node) == S_IFLNK => {
-                    walk.follow(self.tree.link_target(node))?
-                }
-                Some(node) if !self.tree.node(node).is_whiteout() => {
-                    return Err(Refusal::Entry(
-                        "a parent of its hard link target is not a directory",
-                    ));
-                }
-                _ => {
-                    let path = [walk.rest(&step).as_slice(), b"/", name].concat();
-                    return Ok(LinkTarget::Lower(path));
-                }
-            }
-        }
-        let directory = walk.directory();
-        match self.tree.find(directory, name) {
-            Some(node) if self.tree.kind(node) == S_IFDIR => {
-                Err(Refusal::Entry("its hard link target is not a file"))
-            }
-            Some(node) if !self.tree.node(node).is_whiteout() => {
-                Ok(LinkTarget::Own { directory, node })
-            }
-            _ => Ok(LinkTarget::Lower(walk.rest(name))),
-        }
-    }
-
-    /// The directory at `components`, symlinks of this layer followed, what is missing made.
-    fn directory(&mut self, components: &[&[u8]]) -> Result<NodeId, Refusal> {
-        let mut walk = path::Walk::new(components);
-        while let Some(name) = walk.next_name() {
-            let parent = walk.directory();
-            let found = self.tree.find(parent, name.as_slice());
-            match found.map(|node| (node, self.tree.kind(node))) {
-                Some((node, S_IFDIR)) => walk.enter(node, name),
-                Some((node, S_IFLNK)) => walk.follow(self.tree.link_target(node))?,
-                Some((node, _)) if !self.tree.node(node).is_whiteout() => {
-                    return Err(Refusal::Entry("one of its parents is not a directory"));
-                }
-                _ => {
-                    let made = self.imply_directory(parent, &name)?;
-                    walk.enter(made, name);
-                }
-            }
-        }
-        Ok(walk.directory())
-    }
-
-    fn count(&mut self, more: u32) -> Result<(), Refusal> {
-        let left = |left: u32| left.checked_sub(more);
-        let counted = self
-            .limits
-            .entries
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
-        counted.map(drop).map_err(|_| Refusal::Limit("entries"))
-    }
-
-    fn new_node(&mut self, entry: &Entry, kind: u16) -> Result<NewNode, Refusal> {
-        if entry.uid == u32::MAX || entry.gid == u32::MAX {
-            return Err(Refusal::Entry(
-                "its owner is the number that means nobody at all",
-            ));
-        }
-        let xattrs = self.tree.store_xattrs(xattrs(&entry.xattrs)?)?;
-        let attributes = Attributes {
-            mode: kind | entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            xattrs,
-        };
-        Ok(NewNode {
-            attributes,
-            mtime: entry.mtime,
-            mtime_ns: entry.mtime_ns,
-            size: 0,
-            data: 0,
-        })
     }
 }
 
@@ -466,8 +352,11 @@ fn device(major: u32, minor: u32) -> u32 {
 }
 
 impl From<TreeFull> for Refusal {
-    fn from(_: TreeFull) -> Self {
-        Self::Limit("names or extended attributes")
+    fn from(full: TreeFull) -> Self {
+        match full {
+            TreeFull::Text => Self::Limit("names or extended attributes"),
+            TreeFull::Room => Self::Room,
+        }
     }
 }
 

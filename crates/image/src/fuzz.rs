@@ -27,7 +27,7 @@ pub fn fuzz_merge(lower: &[u8], upper: &[u8]) {
         blocks += bytes.len() as u64 / BLOCK_SIZE;
     }
     let mut tree = merge.into_tree();
-    for dentry in tree.dentries() {
+    for dentry in tree.dentries().iter() {
         let name = tree.name(dentry);
         let odd = name.is_empty() || name.contains(&b'/') || matches!(name, b"." | b"..");
         assert!(!odd && !name.starts_with(b".wh."), "{name:?}");
@@ -51,7 +51,7 @@ fn stored(archive: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut data = DataWriter::new(&mut bytes);
     let limits = Limits::new(MAX_ENTRIES, MAX_CONTENT);
-    let mut tree = convert::convert(&mut Archive::new(archive), &mut data, limits).ok()?;
+    let mut tree = convert::convert(&mut Archive::new(archive), &mut data, &limits).ok()?;
     let written = write_metadata(&mut tree, data, ImageDigest::of(archive)).is_ok();
     assert!(written, "an accepted archive makes a whole layer");
     Some(bytes)

@@ -3,9 +3,10 @@
 //! ```text
 //! channel → count + SHA-256 (compressed digest) → gzip | zstd | plain → count + SHA-256 (diff id) → tar → EROFS → fsync → rename
 //! ```
-//! Runs on a blocking thread. Memory: the channel, the decoder's window (8 MiB as usual; all layers together hold what [`WindowBudget`]
-//! allows), one write buffer, and the names and attributes of the layer's files. The file is published only after both digests are known
-//! to be right. Nothing of an unfinished layer outlives its pull: a broken connection is resumed, an ended process begins the layer anew.
+//! Runs on a blocking thread. Memory: the channel, one write buffer, and a share of the [`MemoryBudget`]: first for the decoder's window
+//! (8 MiB as usual), then, when the stream is over, for the tree of the layer's files. The tree is made, and the file published, only after
+//! both digests are known to be right. Nothing of an unfinished layer outlives its pull: a broken connection is resumed, an ended process
+//! begins the layer anew.
 
 use std::io::{self, BufReader, Read as _};
 use std::sync::Arc;
@@ -13,21 +14,21 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::archive::Archive;
-use crate::convert::{self, ConvertError, Limits};
+use crate::convert::{self, ConvertError, Journal, Limits};
 use crate::digest::ImageDigest;
 use crate::erofs::{BlockOutput, DataWriter, write_metadata};
 use crate::manifest::{Blob, LayerBlob};
+use crate::memory::{MEMORY_BUDGET, MemoryBudget, MemoryShare};
 use crate::registry::RegistryError;
 use crate::store::{LayerLock, Store};
+use crate::tree::Tree;
 
 mod decode;
 mod output;
 mod source;
-mod window;
 mod zstd_frames;
 
 pub(crate) use source::{Batch, Source};
-pub(crate) use window::WindowBudget;
 
 use output::DirectFile;
 
@@ -123,7 +124,7 @@ pub(crate) struct Job {
     /// Held until the layer is published.
     pub(crate) lock: LayerLock,
     /// Shared by all layers of the pull.
-    pub(crate) windows: Arc<WindowBudget>,
+    pub(crate) memory: Arc<MemoryBudget>,
     /// The number of entries is shared by all layers of the pull.
     pub(crate) limits: Limits,
 }
@@ -140,7 +141,7 @@ pub(crate) fn convert(store: &Store, job: Job, source: Source) -> Result<(), Lay
         layer,
         diff_id,
         lock,
-        windows,
+        memory,
         limits,
     } = job;
     let written = |source| LayerError::Write { source };
@@ -149,9 +150,11 @@ pub(crate) fn convert(store: &Store, job: Job, source: Source) -> Result<(), Lay
         source,
         layer,
         diff_id,
-        windows,
+        memory,
+        limits,
+        journal: store.journal(),
     };
-    let made = transform(stream, DirectFile::new(file.as_file()), limits).map(drop);
+    let made = transform(stream, DirectFile::new(file.as_file())).map(drop);
     made.and_then(|()| {
         store
             .publish(file, &store.layer_path(diff_id))
@@ -166,34 +169,66 @@ pub(crate) struct Stream {
     pub(crate) source: Source,
     pub(crate) layer: LayerBlob,
     pub(crate) diff_id: ImageDigest,
-    pub(crate) windows: Arc<WindowBudget>,
+    pub(crate) memory: Arc<MemoryBudget>,
+    pub(crate) limits: Limits,
+    pub(crate) journal: Journal,
 }
 
 /// [`convert`] into any output, without a store.
-pub(crate) fn transform<O: BlockOutput>(
-    stream: Stream,
-    output: O,
-    limits: Limits,
-) -> Result<O, LayerError> {
+pub(crate) fn transform<O: BlockOutput>(stream: Stream, output: O) -> Result<O, LayerError> {
+    let (memory, limits, diff_id) = (
+        Arc::clone(&stream.memory),
+        stream.limits.clone(),
+        stream.diff_id,
+    );
+    let (mut journal, data) = read(stream, output)?;
+    // From here on this layer holds no share for its decoder.
+    let (mut tree, _share) = make_tree(&mut journal, &limits, &memory)
+        .map_err(|source| LayerError::Content { source })?;
+    drop(journal);
+    write_metadata(&mut tree, data, diff_id).map_err(|source| LayerError::Write { source })
+}
+
+/// Makes the tree with a share of the memory: what it will take as far as is known, and all of it if that was not enough.
+fn make_tree(
+    journal: &mut Journal,
+    limits: &Limits,
+    memory: &Arc<MemoryBudget>,
+) -> Result<(Tree, MemoryShare), ConvertError> {
+    let mut share = memory.take(journal.room());
+    let mut made = convert::tree(journal, limits, share.bytes());
+    if matches!(made, Err(ConvertError::Room { .. })) && share.bytes() < MEMORY_BUDGET {
+        // Nothing is held while waiting for more.
+        drop(share);
+        share = memory.take(MEMORY_BUDGET);
+        made = convert::tree(journal, limits, share.bytes());
+    }
+    made.map(|tree| (tree, share))
+}
+
+/// Reads the stream to its end and checks both digests; contents are written, entries kept.
+fn read<O: BlockOutput>(stream: Stream, output: O) -> Result<(Journal, DataWriter<O>), LayerError> {
     let Stream {
         source,
         layer,
         diff_id,
-        windows,
+        memory,
+        limits,
+        mut journal,
     } = stream;
     let compression = decode::name(layer.compression);
     let undecodable = |source| LayerError::Decode {
         compression,
         source,
     };
-    let content = decode::Content::new(source, layer.compression, windows, MAX_ARCHIVE_BYTES);
+    let content = decode::Content::new(source, layer.compression, memory, MAX_ARCHIVE_BYTES);
     let mut archive = Archive::new(BufReader::with_capacity(HEADER_BUFFER, content));
     let mut data = DataWriter::new(output);
-    let converted = convert::convert(&mut archive, &mut data, limits);
+    let converted = convert::read(&mut archive, &mut data, &limits, &mut journal);
     let mut buffered = archive.into_inner();
     // What follows the end of the archive belongs to the digests.
     let converted = converted.map_err(|source| LayerError::Content { source });
-    let read = converted.and_then(|tree| {
+    let read = converted.and_then(|()| {
         let mut rest = (&mut buffered).take(MAX_TRAILING_BYTES + 1);
         let trailing = io::copy(&mut rest, &mut io::sink()).map_err(undecodable)?;
         if trailing > MAX_TRAILING_BYTES {
@@ -201,7 +236,7 @@ pub(crate) fn transform<O: BlockOutput>(
                 limit: MAX_TRAILING_BYTES,
             });
         }
-        Ok(tree)
+        Ok(())
     });
     let mut content = buffered.into_inner();
     let failure = content.take_failure();
@@ -216,7 +251,7 @@ pub(crate) fn transform<O: BlockOutput>(
         // Damaged bytes are told as such, not as whatever the decoder or the archive reader made of them.
         content.verify_compressed(layer.blob.digest)?;
     }
-    let mut tree = failure.map_or(read, |source| Err(undecodable(source)))?;
+    failure.map_or(read, |source| Err(undecodable(source)))?;
     let actual = content.verify_compressed(layer.blob.digest)?;
     if actual != diff_id {
         return Err(LayerError::DiffId {
@@ -224,14 +259,14 @@ pub(crate) fn transform<O: BlockOutput>(
             actual,
         });
     }
-    write_metadata(&mut tree, data, diff_id).map_err(|source| LayerError::Write { source })
+    Ok((journal, data))
 }
 
 /// Fuzz entry: any bytes as an uncompressed archive, all the way to an image in memory.
 pub fn fuzz_tar(bytes: &[u8]) {
     let limits = Limits::new(4096, 16 << 20);
     let mut data = DataWriter::new(Memory::default());
-    if let Ok(mut tree) = convert::convert(&mut Archive::new(bytes), &mut data, limits) {
+    if let Ok(mut tree) = convert::convert(&mut Archive::new(bytes), &mut data, &limits) {
         let image = write_metadata(&mut tree, data, ImageDigest::of(bytes));
         assert!(
             image.is_ok_and(|image| image.length.is_multiple_of(4096)),

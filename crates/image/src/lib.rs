@@ -18,6 +18,7 @@ mod gc;
 mod image;
 mod layer;
 mod manifest;
+mod memory;
 mod merge;
 mod merged;
 mod pin;

@@ -14,7 +14,8 @@
 //!
 //! All that a layer says about lower layers counts before all that it adds, whatever the order in its archive; hard links name files of the
 //! layers below as they were before. Symlinks are followed at most forty times, `..` stops at the root. A hard link whose file no lower
-//! layer has, and symlinks that go round under an implied directory, are refused, and so is an image of too many names.
+//! layer has, and symlinks that go round under an implied directory, are refused, and so is an image of more names
+//! than its memory has room for, those of lower layers that are replaced or gone counted as well.
 //!
 //! The result has no whiteouts and no overlay attributes. Layers are read piece by piece; only the tree is in memory.
 
@@ -24,6 +25,7 @@ use crate::convert::PathError;
 use crate::digest::ImageDigest;
 use crate::erofs::{BlockInput, LayerReader};
 use crate::escape::Escaped;
+use crate::memory::MEMORY_BUDGET;
 use crate::tree::Tree;
 
 mod follow;
@@ -31,9 +33,6 @@ mod top_layer;
 
 use top_layer::{Refusal, TopLayer};
 
-/// The most files and the most names of an image, those of lower layers that are replaced or gone counted as well: what the memory
-/// budget of a pull has room for.
-const MAX_NAMES: usize = 1_200_000;
 /// The most parts of symlink targets that are followed for one image.
 const MAX_STEPS: u32 = 4 << 20;
 
@@ -103,7 +102,7 @@ pub(crate) struct Merge {
 impl Merge {
     pub(crate) fn new() -> Self {
         Self {
-            tree: Tree::new(),
+            tree: Tree::new(MEMORY_BUDGET),
             steps: 0,
         }
     }

@@ -14,10 +14,11 @@ use crate::config;
 use crate::convert::Limits;
 use crate::digest::ImageDigest;
 use crate::image::Image;
-use crate::layer::{self, LayerError, WindowBudget};
+use crate::layer::{self, LayerError};
 use crate::manifest::{
     self, Blob, Document, LayerBlob, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, ManifestError,
 };
+use crate::memory::MemoryBudget;
 use crate::reference::Reference;
 use crate::registry::{Body as _, HttpRegistry, Registry, RegistryError, Start};
 use crate::store::{Claim, Resolved, Store, StoreError};
@@ -86,10 +87,10 @@ struct LayerJob {
     diff_id: ImageDigest,
 }
 
-/// What the layers of a pull share, so that together they stay within its memory.
+/// What the layers of a pull share, so that together they stay within its limits.
 #[derive(Clone)]
-struct LayerMemory {
-    windows: Arc<WindowBudget>,
+struct Shared {
+    memory: Arc<MemoryBudget>,
     limits: Limits,
 }
 
@@ -148,13 +149,13 @@ pub(crate) async fn pull_from(
         .collect();
     // The largest first: what is long must not begin last.
     jobs.sort_by_key(|job| Reverse(job.layer.blob.size));
-    let memory = LayerMemory {
-        windows: WindowBudget::new(),
+    let shared = Shared {
+        memory: MemoryBudget::new(),
         limits: Limits::default(),
     };
     stream::iter(
         jobs.into_iter()
-            .map(|job| pull.layer(registry, job, memory.clone())),
+            .map(|job| pull.layer(registry, job, shared.clone())),
     )
     .buffer_unordered(pull.options.concurrent_layers.max(1))
     .try_collect::<()>()
@@ -273,7 +274,7 @@ impl Pull<'_> {
         &self,
         registry: &impl Registry,
         job: LayerJob,
-        memory: LayerMemory,
+        shared: Shared,
     ) -> Result<(), PullError> {
         let LayerJob {
             index,
@@ -315,8 +316,8 @@ impl Pull<'_> {
                 layer,
                 diff_id,
                 lock,
-                windows: memory.windows,
-                limits: memory.limits,
+                memory: shared.memory,
+                limits: shared.limits,
             },
         );
         let conversion = tokio::task::spawn_blocking(move || layer::convert(&store, job, source));

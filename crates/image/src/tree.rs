@@ -1,17 +1,19 @@
 //! The file tree of one layer, or of all layers of an image, in memory: names, attributes and where the contents are, but no contents.
 //!
-//! Made for a million entries in some tens of megabytes: nodes of 32 bytes, names in one buffer, attributes shared. A name that is
-//! replaced just points to another node; what hung below the old one can no longer be reached and is left out when the tree is written.
+//! Made for a million entries in some tens of megabytes: nodes of 32 bytes, attributes shared, nothing held twice while it grows. A tree
+//! counts what it takes, and what writing it will take, and does not grow beyond the room it is given. A name that is replaced just
+//! points to another node; what hung below the old one can no longer be reached and is left out when the tree is written.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 
 use hashbrown::HashTable;
 
-mod nodes;
+mod pieces;
 
-use nodes::Nodes;
+pub(crate) use pieces::Pieces;
+
+use pieces::Text;
 
 /// File type bits of a mode (POSIX `S_IFMT`).
 pub(crate) const S_IFMT: u16 = 0o170_000;
@@ -41,9 +43,12 @@ pub(crate) struct Node {
     /// First block of a file, place of the target of a symlink or lower link, number of a device; in a merged tree the name of a
     /// directory (index of its entry).
     pub(crate) data: u32,
+    /// The flags below, and above them the number of links.
     flags: u32,
 }
 
+/// Bits of the flags.
+const FLAG_BITS: u32 = 4;
 /// Nothing of lower layers shows in this directory.
 const OPAQUE: u32 = 1;
 /// The name is gone from lower layers.
@@ -89,22 +94,42 @@ pub(crate) struct Dentry {
 /// The tree; it always has a root directory.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    nodes: Nodes,
-    dentries: Vec<Dentry>,
+    nodes: Pieces<Node>,
+    dentries: Pieces<Dentry>,
     /// All names and link targets.
-    text: Vec<u8>,
-    attributes: Vec<Attributes>,
-    attribute_index: HashMap<Attributes, u32>,
-    xattr_sets: Vec<Vec<u8>>,
-    xattr_index: HashMap<Vec<u8>, u32>,
+    text: Text,
+    text_bytes: usize,
+    attributes: Pieces<Attributes>,
+    attribute_index: HashTable<u32>,
+    xattr_sets: Vec<Box<[u8]>>,
+    xattr_index: HashTable<u32>,
     xattr_bytes: usize,
     lookup: HashTable<u32>,
     hasher: RandomState,
+    /// The most bytes that making and writing the tree may take.
+    room: u64,
+    /// Bytes others take out of the room.
+    aside: u64,
 }
 
-/// The tree would need more memory than is given to one layer.
+/// The tree would need more memory than it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TreeFull;
+pub(crate) enum TreeFull {
+    /// [`MAX_TEXT_BYTES`] or [`MAX_XATTR_BYTES`].
+    Text,
+    /// The room given to this tree.
+    Room,
+}
+
+/// Bytes of a node; of one that is written, also its place and its turn.
+const NODE_BYTES: u64 = size_of::<Node>() as u64;
+const WRITTEN_NODE_BYTES: u64 = NODE_BYTES + 8;
+/// Bytes of a name that can be found (five for each of up to 2.3 places of the table), and of one that is sorted to be written.
+const FOUND_NAME_BYTES: u64 = size_of::<Dentry>() as u64 + 12;
+const SORTED_NAME_BYTES: u64 = size_of::<Dentry>() as u64 + 4;
+/// Bytes of distinct attributes with their index, and of a set of extended attributes besides its own.
+const ATTRIBUTES_BYTES: u64 = size_of::<Attributes>() as u64 + 18;
+const XATTR_SET_BYTES: u64 = 64;
 
 /// The most bytes of names and link targets.
 const MAX_TEXT_BYTES: usize = 48 << 20;
@@ -112,30 +137,78 @@ const MAX_TEXT_BYTES: usize = 48 << 20;
 const MAX_XATTR_BYTES: usize = 16 << 20;
 
 impl Tree {
-    pub(crate) fn new() -> Self {
+    /// A tree that takes at most `room` bytes until it is written.
+    pub(crate) fn new(room: u64) -> Self {
         let mut tree = Self {
-            nodes: Nodes::default(),
-            dentries: Vec::new(),
-            text: Vec::new(),
-            attributes: Vec::new(),
-            attribute_index: HashMap::new(),
-            xattr_sets: vec![Vec::new()],
-            xattr_index: HashMap::new(),
+            nodes: Pieces::new(),
+            dentries: Pieces::new(),
+            text: Text::default(),
+            text_bytes: 0,
+            attributes: Pieces::new(),
+            attribute_index: HashTable::new(),
+            xattr_sets: vec![Box::default()],
+            xattr_index: HashTable::new(),
             xattr_bytes: 0,
             lookup: HashTable::new(),
             hasher: RandomState::new(),
+            room: u64::MAX,
+            aside: 0,
         };
         let root = tree.add(NewNode::implied_directory());
-        tree.node_mut(root).set_implied(true);
+        tree.node_mut(root.expect("there is room for one"))
+            .set_implied(true);
+        tree.room = room;
         tree
     }
 
+    /// The room for so many files, each with one name, with names, link targets and extended attributes of so many bytes together.
+    pub(crate) fn room_for(files: u64, text: u64) -> u64 {
+        files * (WRITTEN_NODE_BYTES + FOUND_NAME_BYTES) + text
+    }
+
+    /// Makes ready for so many more names, as far as there is room: what finds them is then not held twice while it grows.
+    pub(crate) fn expect_names(&mut self, more: usize) {
+        let room = usize::try_from(self.room / (WRITTEN_NODE_BYTES + SORTED_NAME_BYTES));
+        let more = more.min(room.unwrap_or(usize::MAX));
+        let Self {
+            lookup,
+            dentries,
+            text,
+            hasher,
+            ..
+        } = self;
+        lookup.reserve(more, |&at| name_hash(hasher, text, &dentries[at as usize]));
+    }
+
+    /// Takes room for something that is not part of the tree, but must be held while it is made.
+    pub(crate) fn set_aside(&mut self, bytes: u64) -> Result<(), TreeFull> {
+        self.aside += bytes;
+        self.check(0)
+    }
+
+    /// Gives back all room that was set aside.
+    pub(crate) fn put_back(&mut self) {
+        self.aside = 0;
+    }
+
+    /// Whether there is room for so many more bytes.
+    fn check(&self, more: usize) -> Result<(), TreeFull> {
+        let (nodes, names) = (self.nodes.len() as u64, self.dentries.len() as u64);
+        let making = nodes * NODE_BYTES + names * FOUND_NAME_BYTES;
+        let writing = nodes * WRITTEN_NODE_BYTES + names * SORTED_NAME_BYTES;
+        let text = (self.text_bytes + self.xattr_bytes + more) as u64;
+        let attributes = self.attributes.len() as u64 * ATTRIBUTES_BYTES
+            + self.xattr_sets.len() as u64 * XATTR_SET_BYTES;
+        let needed = making.max(writing) + text + attributes + self.aside;
+        (needed <= self.room).then_some(()).ok_or(TreeFull::Room)
+    }
+
     pub(crate) fn node(&self, id: NodeId) -> &Node {
-        self.nodes.at(id)
+        &self.nodes[id.0 as usize]
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
-        self.nodes.at_mut(id)
+        &mut self.nodes[id.0 as usize]
     }
 
     pub(crate) fn node_count(&self) -> usize {
@@ -155,18 +228,19 @@ impl Tree {
         self.attributes(id).mode & S_IFMT
     }
 
-    pub(crate) fn dentries(&self) -> &[Dentry] {
+    pub(crate) fn dentries(&self) -> &Pieces<Dentry> {
         &self.dentries
     }
 
     pub(crate) fn name(&self, dentry: &Dentry) -> &[u8] {
-        &self.text[dentry.name_at as usize..][..usize::from(dentry.name_length)]
+        self.text
+            .at(dentry.name_at as usize, usize::from(dentry.name_length))
     }
 
     pub(crate) fn link_target(&self, id: NodeId) -> &[u8] {
         let node = self.node(id);
-        &self.text[node.data as usize..]
-            [..usize::try_from(node.size).expect("link targets are in memory")]
+        let length = usize::try_from(node.size).expect("link targets are in memory");
+        self.text.at(node.data as usize, length)
     }
 
     /// What `name` in `parent` is.
@@ -192,7 +266,7 @@ impl Tree {
 
     /// Takes all names in `directory` away. Looks at every name of the tree.
     pub(crate) fn unlink_all(&mut self, directory: NodeId) {
-        for dentry in &mut self.dentries {
+        for dentry in self.dentries.iter_mut() {
             if dentry.parent == directory {
                 dentry.node = GONE;
             }
@@ -200,7 +274,7 @@ impl Tree {
     }
 
     /// Makes a file that has no name yet.
-    pub(crate) fn add(&mut self, new: NewNode) -> NodeId {
+    pub(crate) fn add(&mut self, new: NewNode) -> Result<NodeId, TreeFull> {
         let attributes = self.intern(new.attributes);
         let id = NodeId(u32::try_from(self.nodes.len()).expect("the number of entries is bounded"));
         let NewNode {
@@ -218,15 +292,16 @@ impl Tree {
             data,
             flags: 0,
         });
-        id
+        self.check(0).map(|()| id)
     }
 
     /// Gives an existing file other attributes and times; what it contains stays. They are named now, no longer implied.
-    pub(crate) fn set_attributes(&mut self, id: NodeId, new: NewNode) {
+    pub(crate) fn set_attributes(&mut self, id: NodeId, new: NewNode) -> Result<(), TreeFull> {
         let attributes = self.intern(new.attributes);
         let node = self.node_mut(id);
         (node.attributes, node.mtime, node.mtime_ns) = (attributes, new.mtime, new.mtime_ns);
         node.set_implied(false);
+        self.check(0)
     }
 
     /// Gives `node` the name `name` in `parent`, in place of what had it; gives the index of the name.
@@ -261,13 +336,9 @@ impl Tree {
             ..
         } = self;
         lookup.insert_unique(hash, at, |&at| {
-            let dentry = &dentries[at as usize];
-            hasher.hash_one((
-                dentry.parent,
-                &text[dentry.name_at as usize..][..usize::from(dentry.name_length)],
-            ))
+            name_hash(hasher, text, &dentries[at as usize])
         });
-        Ok(at)
+        self.check(0).map(|()| at)
     }
 
     /// Gives back the memory that finding names takes; from now on nothing is found.
@@ -277,29 +348,40 @@ impl Tree {
 
     /// Keeps a link target; gives its place.
     pub(crate) fn store_text(&mut self, text: &[u8]) -> Result<u32, TreeFull> {
-        if self.text.len() + text.len() > MAX_TEXT_BYTES {
-            return Err(TreeFull);
+        if self.text_bytes + text.len() > MAX_TEXT_BYTES {
+            return Err(TreeFull::Text);
         }
-        let at = u32::try_from(self.text.len()).expect("bounded by MAX_TEXT_BYTES");
-        self.text.extend_from_slice(text);
-        Ok(at)
+        self.check(text.len())?;
+        self.text_bytes += text.len();
+        Ok(u32::try_from(self.text.push(text)).expect("bounded by MAX_TEXT_BYTES"))
     }
 
     /// Keeps an encoded set of extended attributes; gives its index.
-    pub(crate) fn store_xattrs(&mut self, encoded: Vec<u8>) -> Result<u32, TreeFull> {
+    pub(crate) fn store_xattrs(&mut self, encoded: &[u8]) -> Result<u32, TreeFull> {
         if encoded.is_empty() {
             return Ok(0);
         }
-        if let Some(&index) = self.xattr_index.get(&encoded) {
+        let hash = self.hasher.hash_one(encoded);
+        let same = |&index: &u32| *self.xattr_sets[index as usize] == *encoded;
+        if let Some(&index) = self.xattr_index.find(hash, same) {
             return Ok(index);
         }
-        self.xattr_bytes += encoded.len();
-        if self.xattr_bytes > MAX_XATTR_BYTES {
-            return Err(TreeFull);
+        if self.xattr_bytes + encoded.len() > MAX_XATTR_BYTES {
+            return Err(TreeFull::Text);
         }
+        self.check(encoded.len())?;
+        self.xattr_bytes += encoded.len();
         let index = u32::try_from(self.xattr_sets.len()).expect("bounded by MAX_XATTR_BYTES");
-        self.xattr_sets.push(encoded.clone());
-        self.xattr_index.insert(encoded, index);
+        self.xattr_sets.push(encoded.into());
+        let Self {
+            xattr_index,
+            xattr_sets,
+            hasher,
+            ..
+        } = self;
+        xattr_index.insert_unique(hash, index, |&index| {
+            hasher.hash_one(&*xattr_sets[index as usize])
+        });
         Ok(index)
     }
 
@@ -309,14 +391,29 @@ impl Tree {
     }
 
     fn intern(&mut self, attributes: Attributes) -> u32 {
-        if let Some(&index) = self.attribute_index.get(&attributes) {
+        let hash = self.hasher.hash_one(&attributes);
+        let same = |&index: &u32| self.attributes[index as usize] == attributes;
+        if let Some(&index) = self.attribute_index.find(hash, same) {
             return index;
         }
         let index = u32::try_from(self.attributes.len()).expect("at most one for each node");
-        self.attributes.push(attributes.clone());
-        self.attribute_index.insert(attributes, index);
+        self.attributes.push(attributes);
+        let Self {
+            attribute_index,
+            attributes,
+            hasher,
+            ..
+        } = self;
+        attribute_index.insert_unique(hash, index, |&index| {
+            hasher.hash_one(&attributes[index as usize])
+        });
         index
     }
+}
+
+fn name_hash(hasher: &RandomState, text: &Text, dentry: &Dentry) -> u64 {
+    let name = text.at(dentry.name_at as usize, usize::from(dentry.name_length));
+    hasher.hash_one((dentry.parent, name))
 }
 
 impl Node {
@@ -350,6 +447,15 @@ impl Node {
 
     pub(crate) fn set_lower_link(&mut self) {
         self.flags |= LOWER_LINK;
+    }
+
+    /// Names the file has in the image that is written; for a directory also its own `.` and its children's `..`. Zero until then.
+    pub(crate) fn links(&self) -> u32 {
+        self.flags >> FLAG_BITS
+    }
+
+    pub(crate) fn add_links(&mut self, more: u32) {
+        self.flags += more << FLAG_BITS;
     }
 }
 

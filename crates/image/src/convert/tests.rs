@@ -4,14 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::test_archive::{TestArchive, TestEntry};
-use crate::tree::{S_IFMT, Tree};
+use crate::tree::{ROOT, S_IFMT, Tree};
 
 fn tree(archive: &[u8]) -> Result<Tree, ConvertError> {
     let mut data = DataWriter::new(Nowhere);
     convert(
         &mut Archive::new(archive),
         &mut data,
-        Limits::new(10_000, 1 << 30),
+        &Limits::new(10_000, 1 << 30),
     )
 }
 
@@ -445,7 +445,7 @@ proptest! {
         }));
         crate::layer::fuzz_tar(&archive);
         if let Ok(tree) = tree(&archive) {
-            for dentry in tree.dentries() {
+            for dentry in tree.dentries().iter() {
                 let name = tree.name(dentry);
                 prop_assert!(!name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/') && !name.starts_with(b".wh."));
             }

@@ -1,6 +1,6 @@
 //! The second half of an image: which names can be reached, where each inode goes, directories and inodes in order, the superblock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 
 use super::data::DataWriter;
@@ -51,15 +51,16 @@ fn write_image<O: BlockOutput>(
 ) -> io::Result<O> {
     tree.forget_names();
     let plan = Plan::make(tree, u64::from(data.begin()?), purpose)?;
-    for &node in &plan.sequence {
-        plan.write_blocks(tree, node, &mut data)?;
+    for index in 0..plan.sequence.len() {
+        plan.write_blocks(tree, plan.file(tree, index), &mut data)?;
     }
     let meta_block = data.begin()?;
     let mut at = 0;
-    for (number, &node) in (1..).zip(&plan.sequence) {
-        let place = plan.offset(node);
+    for (number, index) in (1..).zip(0..plan.sequence.len()) {
+        let file = plan.file(tree, index);
+        let place = plan.offset(file.node);
         data.zeros(place - at)?;
-        at = place + plan.write_inode(tree, node, number, &mut data)?;
+        at = place + plan.write_inode(tree, file, number, &mut data)?;
     }
     let (mut output, own_blocks) = data.finish()?;
     let (kind, layer_blocks) = match purpose {
@@ -85,18 +86,24 @@ fn too_large() -> io::Error {
     io::Error::other("the image would have more than 2^32 blocks")
 }
 
-/// The order and place of everything.
+/// A file that is written, and the directory above it.
+#[derive(Clone, Copy)]
+struct File {
+    node: NodeId,
+    above: NodeId,
+}
+
+/// In place of the root's name.
+const NO_NAME: u32 = u32::MAX;
+
+/// The order and place of everything. What it takes is counted by [`Tree`].
 struct Plan {
     /// Names, sorted by directory, then by name.
     order: Vec<u32>,
-    /// Files that can be reached, in the order of their inodes.
-    sequence: Vec<NodeId>,
-    /// By node: names it has (for a directory, plus its own and its children's `.` and `..`); zero if it cannot be reached.
-    links: Vec<u32>,
+    /// Files that can be reached, in the order of their inodes: the first name of each, [`NO_NAME`] for the root.
+    sequence: Vec<u32>,
     /// By node: place of the inode, in slots.
     slots: Vec<u32>,
-    /// By node, for directories: the one above.
-    above: Vec<u32>,
     /// Blocks of the few link targets that do not fit beside their inode.
     link_blocks: HashMap<NodeId, u32>,
     /// What the root says about the whole layer.
@@ -109,11 +116,11 @@ struct Plan {
 impl Plan {
     /// Decides on everything; `next_block` is where directories that need blocks of their own begin.
     fn make(tree: &mut Tree, next_block: u64, purpose: Purpose) -> io::Result<Self> {
-        let mut order: Vec<u32> = (0..)
-            .zip(tree.dentries())
-            .filter(|(_, dentry)| !dentry.is_gone())
-            .map(|(at, _)| at)
-            .collect();
+        let named = (0..)
+            .zip(tree.dentries().iter())
+            .filter(|(_, dentry)| !dentry.is_gone());
+        let mut order = Vec::with_capacity(tree.dentries().len());
+        order.extend(named.map(|(at, _): (u32, _)| at));
         order.sort_unstable_by(|&left, &right| {
             let (left, right) = (
                 &tree.dentries()[left as usize],
@@ -126,10 +133,8 @@ impl Plan {
         let count = tree.node_count();
         let mut plan = Self {
             order,
-            sequence: Vec::new(),
-            links: vec![0; count],
+            sequence: Vec::with_capacity(count),
             slots: vec![0; count],
-            above: vec![ROOT.0; count],
             link_blocks: HashMap::new(),
             root_marks: Marks::default(),
             purpose,
@@ -141,29 +146,52 @@ impl Plan {
     }
 
     /// Walks from the root, counts links. Parents come before their children, so the root is the first.
-    fn reach(&mut self, tree: &Tree) {
-        let mut queue = VecDeque::from([ROOT]);
-        self.links[ROOT.0 as usize] = 2;
+    fn reach(&mut self, tree: &mut Tree) {
+        tree.node_mut(ROOT).add_links(2);
         self.root_marks.removes = tree.node(ROOT).is_opaque();
-        self.sequence.push(ROOT);
-        while let Some(directory) = queue.pop_front() {
-            for at in self.children(tree, directory) {
-                let child = tree.dentries()[self.order[at] as usize].node;
-                if hidden(tree, directory, child) {
-                    continue;
-                }
-                let is_directory = tree.kind(child) == S_IFDIR;
-                let entry = tree.node(child);
-                self.root_marks.removes |= entry.is_whiteout() || entry.is_opaque();
-                self.root_marks.links |= entry.is_lower_link();
-                if self.links[child.0 as usize] == 0 {
-                    self.sequence.push(child);
-                }
-                self.links[child.0 as usize] += 1 + u32::from(is_directory);
-                if is_directory {
-                    self.links[directory.0 as usize] += 1;
-                    self.above[child.0 as usize] = directory.0;
-                    queue.push_back(child);
+        self.sequence.push(NO_NAME);
+        let mut index = 0;
+        while index < self.sequence.len() {
+            let File { node, .. } = self.file(tree, index);
+            index += 1;
+            if tree.kind(node) == S_IFDIR {
+                self.reach_children(tree, node);
+            }
+        }
+    }
+
+    fn reach_children(&mut self, tree: &mut Tree, directory: NodeId) {
+        for at in self.children(tree, directory) {
+            let name = self.order[at];
+            let child = tree.dentries()[name as usize].node;
+            if hidden(tree, directory, child) {
+                continue;
+            }
+            let is_directory = tree.kind(child) == S_IFDIR;
+            let entry = tree.node_mut(child);
+            self.root_marks.removes |= entry.is_whiteout() || entry.is_opaque();
+            self.root_marks.links |= entry.is_lower_link();
+            if entry.links() == 0 {
+                self.sequence.push(name);
+            }
+            entry.add_links(1 + u32::from(is_directory));
+            if is_directory {
+                tree.node_mut(directory).add_links(1);
+            }
+        }
+    }
+
+    fn file(&self, tree: &Tree, index: usize) -> File {
+        match self.sequence[index] {
+            NO_NAME => File {
+                node: ROOT,
+                above: ROOT,
+            },
+            name => {
+                let dentry = &tree.dentries()[name as usize];
+                File {
+                    node: dentry.node,
+                    above: dentry.parent,
                 }
             }
         }
@@ -173,9 +201,10 @@ impl Plan {
     fn place(&mut self, tree: &mut Tree, mut next_block: u64) -> io::Result<()> {
         let mut at = ROOT_SLOT * SLOT;
         for index in 0..self.sequence.len() {
-            let node = self.sequence[index];
+            let file = self.file(tree, index);
+            let node = file.node;
             if tree.kind(node) == S_IFDIR {
-                let size = directory::size(self.entries(tree, node).map(|(name, _)| name.len()));
+                let size = directory::size(self.entries(tree, file).map(|(name, _)| name.len()));
                 tree.node_mut(node).size = size;
             }
             let (fixed, tail) = (
@@ -227,14 +256,15 @@ impl Plan {
     fn write_blocks<O: BlockOutput>(
         &self,
         tree: &Tree,
-        node: NodeId,
+        file: File,
         data: &mut DataWriter<O>,
     ) -> io::Result<()> {
+        let node = file.node;
         let tail = self.inline_tail(tree, node);
         match tree.kind(node) {
             S_IFDIR => {
                 let mut left = tree.node(node).size - tail;
-                directory::write(self.names(tree, node), |bytes| {
+                directory::write(self.names(tree, file), |bytes| {
                     let some =
                         &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
                     left -= some.len() as u64;
@@ -254,10 +284,11 @@ impl Plan {
     fn write_inode<O: BlockOutput>(
         &self,
         tree: &Tree,
-        node: NodeId,
+        file: File,
         number: u32,
         data: &mut DataWriter<O>,
     ) -> io::Result<u64> {
+        let node = file.node;
         let (attributes, tail, xattr_size) = (
             tree.attributes(node),
             self.inline_tail(tree, node),
@@ -296,7 +327,7 @@ impl Plan {
             gid: attributes.gid,
             mtime: entry.mtime,
             mtime_ns: entry.mtime_ns,
-            links: self.links[node.0 as usize],
+            links: entry.links(),
         };
         data.bytes(&inode.emit())?;
         if xattr_size > 0 {
@@ -308,7 +339,7 @@ impl Plan {
             S_IFLNK if tail > 0 => data.bytes(tree.link_target(node))?,
             S_IFDIR if tail > 0 => {
                 let mut skip = entry.size - tail;
-                directory::write(self.names(tree, node), |bytes| {
+                directory::write(self.names(tree, file), |bytes| {
                     let skipped = skip.min(bytes.len() as u64);
                     skip -= skipped;
                     data.bytes(&bytes[usize::try_from(skipped).expect("not more than the block")..])
@@ -320,7 +351,7 @@ impl Plan {
     }
 
     /// The names in a directory as they are written.
-    fn names<'a>(&'a self, tree: &'a Tree, directory: NodeId) -> impl Iterator<Item = Name<'a>> {
+    fn names<'a>(&'a self, tree: &'a Tree, directory: File) -> impl Iterator<Item = Name<'a>> {
         self.entries(tree, directory).map(|(name, node)| {
             let kind = match tree.kind(node) {
                 S_IFREG => 1,
@@ -343,7 +374,10 @@ impl Plan {
     fn entries<'a>(
         &'a self,
         tree: &'a Tree,
-        directory: NodeId,
+        File {
+            node: directory,
+            above,
+        }: File,
     ) -> impl Iterator<Item = (&'a [u8], NodeId)> {
         let children = self
             .children(tree, directory)
@@ -352,7 +386,6 @@ impl Plan {
         let mut named = visible
             .map(|dentry| (tree.name(dentry), dentry.node))
             .peekable();
-        let above = NodeId(self.above[directory.0 as usize]);
         let mut dots = [(&b"."[..], directory), (&b".."[..], above)]
             .into_iter()
             .peekable();

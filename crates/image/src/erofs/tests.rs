@@ -20,7 +20,7 @@ use crate::test_mount::{Mounted, fsck_file, run};
 fn image(archive: &[u8]) -> tempfile::NamedTempFile {
     let image = tempfile::NamedTempFile::new().unwrap();
     let mut data = DataWriter::new(image.as_file());
-    let mut tree = convert(&mut Archive::new(archive), &mut data, Limits::default()).unwrap();
+    let mut tree = convert(&mut Archive::new(archive), &mut data, &Limits::default()).unwrap();
     write_metadata(&mut tree, data, ImageDigest::of(archive)).unwrap();
     fsck_file(image.path());
     image

@@ -8,10 +8,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::LayerError;
 use super::source::Source;
-use super::window::WindowBudget;
 use super::zstd_frames::ZstdFrames;
 use crate::digest::ImageDigest;
 use crate::manifest::Compression;
+use crate::memory::MemoryBudget;
 
 /// A layer's uncompressed bytes.
 pub(super) struct Content {
@@ -42,13 +42,13 @@ impl Content {
     pub(super) fn new(
         source: Source,
         compression: Compression,
-        windows: Arc<WindowBudget>,
+        memory: Arc<MemoryBudget>,
         limit: u64,
     ) -> Self {
         let decoder = match compression {
             Compression::None => Decoder::Plain(source),
             Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(source))),
-            Compression::Zstd => Decoder::Zstd(ZstdFrames::new(source, windows)),
+            Compression::Zstd => Decoder::Zstd(ZstdFrames::new(source, memory)),
         };
         Self {
             decoder,

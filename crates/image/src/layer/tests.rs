@@ -38,9 +38,11 @@ fn made_as(blob: &[u8], layer: LayerBlob, diff_id: ImageDigest) -> Result<Vec<u8
         source,
         layer,
         diff_id,
-        windows: WindowBudget::new(),
+        memory: MemoryBudget::new(),
+        limits: Limits::default(),
+        journal: Journal::in_memory(),
     };
-    let result = transform(stream, DirectFile::new(&file), Limits::default()).map(drop);
+    let result = transform(stream, DirectFile::new(&file)).map(drop);
     feed.join().unwrap();
     result.map(|()| {
         let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];

@@ -8,27 +8,28 @@ use std::sync::Arc;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
 use super::source::Source;
-use super::window::{WINDOW_BUDGET, WindowBudget, WindowShare};
+use crate::memory::{MemoryBudget, MemoryShare};
 
 /// `Magic_Number` of a frame (RFC 8878 §3.1.1).
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// The most bytes of a frame in front of its first block: magic, descriptor, window, dictionary, content size.
 const MAX_HEADER: usize = 18;
-/// The largest window that is read, as a power of two.
-const MAX_WINDOW_LOG: u32 = WINDOW_BUDGET.ilog2();
+/// The largest window that is read (`zstd -21`, `--long=26`), as a power of two; `zstd -19` makes 8 MiB.
+const MAX_WINDOW_LOG: u32 = 26;
+const MAX_WINDOW: u64 = 1 << MAX_WINDOW_LOG;
 
 /// A stream of frames.
 pub(super) struct ZstdFrames {
     source: Source,
-    budget: Arc<WindowBudget>,
+    budget: Arc<MemoryBudget>,
     /// Kept from one frame to the next: its memory is what the share stands for.
-    decoder: Option<(Decoder<'static>, WindowShare)>,
+    decoder: Option<(Decoder<'static>, MemoryShare)>,
     in_frame: bool,
     frames: u64,
 }
 
 impl ZstdFrames {
-    pub(super) fn new(source: Source, budget: Arc<WindowBudget>) -> Self {
+    pub(super) fn new(source: Source, budget: Arc<MemoryBudget>) -> Self {
         Self {
             source,
             budget,
@@ -76,11 +77,11 @@ impl ZstdFrames {
             };
         }
         let window = window(header).unwrap_or(0);
-        if window > WINDOW_BUDGET {
+        if window > MAX_WINDOW {
             return Err(io::Error::other(format!(
                 "its window is {} MiB, at most {} MiB are read: compress it with a level up to 21, or --long={MAX_WINDOW_LOG}",
                 window.div_ceil(1 << 20),
-                WINDOW_BUDGET >> 20,
+                MAX_WINDOW >> 20,
             )));
         }
         self.frames += 1;

@@ -12,7 +12,7 @@ use super::*;
 fn layer(archive: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut data = DataWriter::new(&mut bytes);
-    let mut tree = convert(&mut Archive::new(archive), &mut data, Limits::default()).unwrap();
+    let mut tree = convert(&mut Archive::new(archive), &mut data, &Limits::default()).unwrap();
     write_metadata(&mut tree, data, ImageDigest::of(archive)).unwrap();
     bytes
 }

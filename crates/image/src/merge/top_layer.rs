@@ -4,11 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 
+use super::Merge;
 use super::follow::Missing;
-use super::{MAX_NAMES, Merge};
 use crate::convert::PathError;
 use crate::erofs::{BlockInput, LayerReader, ReadError, StoredInode, Stream, names};
 use crate::escape::Escaped;
+use crate::memory::MEMORY_BUDGET;
 use crate::tree::{NewNode, NodeId, ROOT, S_IFDIR, S_IFLNK, TreeFull};
 
 /// Why a layer cannot be put on top of the others.
@@ -30,10 +31,19 @@ impl From<ReadError> for Refusal {
 }
 
 impl From<TreeFull> for Refusal {
-    fn from(_: TreeFull) -> Self {
-        Self::Limit("names or extended attributes")
+    fn from(full: TreeFull) -> Self {
+        Self::Limit(match full {
+            TreeFull::Text => "names or extended attributes",
+            TreeFull::Room => "files, names or extended attributes together",
+        })
     }
 }
+
+/// The most names of one layer: more than its own tree had room for.
+const MAX_LAYER_NAMES: u64 = MEMORY_BUDGET / 16;
+/// Room for a directory still to go through, and for a file that was found and may be asked for again: twice while their lists grow.
+const PENDING_BYTES: u64 = 16;
+const FOUND_BYTES: u64 = 40;
 
 /// The layer that is put on top.
 pub(super) struct TopLayer<'a, I> {
@@ -82,6 +92,8 @@ impl<'a, I: BlockInput> TopLayer<'a, I> {
         if root.kind() != S_IFDIR {
             return Err(Refusal::Damaged);
         }
+        let inodes = usize::try_from(self.reader.inodes()).unwrap_or(usize::MAX);
+        self.merge.tree.expect_names(inodes);
         if root.marks.links {
             self.walk(Pass::Find)?;
         }
@@ -93,9 +105,11 @@ impl<'a, I: BlockInput> TopLayer<'a, I> {
         }
         if !root.marks.implied {
             let new = self.new_node(&root)?;
-            self.merge.tree.set_attributes(ROOT, new);
+            self.merge.tree.set_attributes(ROOT, new)?;
         }
-        self.walk(Pass::Add)
+        self.walk(Pass::Add)?;
+        self.merge.tree.put_back();
+        Ok(())
     }
 
     /// Goes through the layer's directories, parents first.
@@ -105,7 +119,7 @@ impl<'a, I: BlockInput> TopLayer<'a, I> {
             into: ROOT,
         }]);
         // A damaged layer may go round, a sound one comes to each of its directories once.
-        let (mut directories_left, mut names_left) = (self.reader.inodes(), MAX_NAMES);
+        let (mut directories_left, mut names_left) = (self.reader.inodes(), MAX_LAYER_NAMES);
         while let Some(Pending { nid, into }) = ahead.pop_front() {
             directories_left = directories_left.checked_sub(1).ok_or(Refusal::Damaged)?;
             let directory = self.reader.inode(nid, Stream::Directories)?;
@@ -121,7 +135,10 @@ impl<'a, I: BlockInput> TopLayer<'a, I> {
                         Pass::Remove => self.remove(place, &child)?,
                         Pass::Add => self.add(place, nid, &child)?,
                     };
-                    ahead.extend(descend.map(|into| Pending { nid, into }));
+                    if let Some(into) = descend {
+                        self.merge.tree.set_aside(PENDING_BYTES)?;
+                        ahead.push_back(Pending { nid, into });
+                    }
                 }
             }
         }
@@ -141,6 +158,7 @@ impl<I: BlockInput> TopLayer<'_, I> {
     fn find(&mut self, nid: u32, child: &StoredInode) -> Result<Option<NodeId>, Refusal> {
         if let Some(path) = &child.marks.lower_link {
             let found = self.lower_file(path)?;
+            self.merge.tree.set_aside(FOUND_BYTES)?;
             self.lower_links.insert(nid, found);
         }
         // Where it goes does not matter here.
@@ -206,7 +224,7 @@ impl<I: BlockInput> TopLayer<'_, I> {
             Some(node) => node,
             None => self.add_file(nid, child)?,
         };
-        self.link(place, node)?;
+        self.merge.tree.link(place.parent, place.name, node)?;
         Ok(None)
     }
 }
@@ -219,8 +237,9 @@ impl<I: BlockInput> TopLayer<'_, I> {
             new.data = self.merge.tree.store_text(&target)?;
             new.size = target.len() as u64;
         }
-        let node = self.add_node(new)?;
+        let node = self.merge.tree.add(new)?;
         if child.is_shared() {
+            self.merge.tree.set_aside(FOUND_BYTES)?;
             self.shared.insert(nid, node);
         }
         Ok(node)
@@ -241,7 +260,7 @@ impl<I: BlockInput> TopLayer<'_, I> {
         if let Some(directory) = self.lower_directory(place, implied)? {
             if !implied {
                 let new = self.new_node(child)?;
-                self.merge.tree.set_attributes(directory, new);
+                self.merge.tree.set_attributes(directory, new)?;
             }
             return Ok(directory);
         }
@@ -272,8 +291,9 @@ impl<I: BlockInput> TopLayer<'_, I> {
         place: Place<'_>,
         new: NewNode,
     ) -> Result<NodeId, Refusal> {
-        let node = self.add_node(new)?;
-        self.merge.tree.node_mut(node).data = self.link(place, node)?;
+        let node = self.merge.tree.add(new)?;
+        let at = self.merge.tree.link(place.parent, place.name, node)?;
+        self.merge.tree.node_mut(node).data = at;
         Ok(node)
     }
 
@@ -299,22 +319,8 @@ impl<I: BlockInput> TopLayer<'_, I> {
     }
 
     fn new_node(&mut self, inode: &StoredInode) -> Result<NewNode, Refusal> {
-        let xattrs = self.merge.tree.store_xattrs(inode.xattrs.clone())?;
+        let xattrs = self.merge.tree.store_xattrs(&inode.xattrs)?;
         Ok(inode.to_new(xattrs, self.base))
-    }
-
-    fn add_node(&mut self, new: NewNode) -> Result<NodeId, Refusal> {
-        if self.merge.tree.node_count() >= MAX_NAMES {
-            return Err(Refusal::Limit("files"));
-        }
-        Ok(self.merge.tree.add(new))
-    }
-
-    fn link(&mut self, place: Place<'_>, node: NodeId) -> Result<u32, Refusal> {
-        if self.merge.tree.dentries().len() >= MAX_NAMES {
-            return Err(Refusal::Limit("names"));
-        }
-        Ok(self.merge.tree.link(place.parent, place.name, node)?)
     }
 
     /// A name with its path, for messages.

@@ -30,7 +30,7 @@ impl Fixture {
         let mut data = DataWriter::new(file.as_file());
         data.zeros(padding).unwrap();
         let mut reader = Archive::new(archive.as_slice());
-        let mut tree = convert(&mut reader, &mut data, Limits::default()).unwrap();
+        let mut tree = convert(&mut reader, &mut data, &Limits::default()).unwrap();
         write_metadata(&mut tree, data, diff_id).unwrap();
         let path = self.store.layer_path(diff_id);
         self.store.publish(file, &path).unwrap();

@@ -7,6 +7,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::lock::{self, Guard};
 use super::{Store, StoreError};
+use crate::convert::Journal;
 use crate::digest::ImageDigest;
 
 /// Begins the name of a file that is being written.
@@ -19,6 +20,11 @@ impl Store {
     pub(crate) fn temporary(&self) -> io::Result<tempfile::NamedTempFile> {
         let _guard = Guard::shared(self)?;
         self.locked_file("tmp")
+    }
+
+    /// A list of entries whose file, if it needs one, is in the store.
+    pub(crate) fn journal(&self) -> Journal {
+        Journal::new(&self.root.join("tmp"))
     }
 
     /// A new file in a part of the store, locked by us; the guard is held by the caller.

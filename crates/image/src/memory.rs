@@ -1,20 +1,21 @@
-//! The memory of zstd windows: all layers that are decoded at once share one budget.
+//! The memory of a pull: what grows with an image takes a share of one budget, in all layers that are made at once.
 //!
-//! A frame says how far back its references reach, and a decoder must hold that much. A decoder asks for the share of the frame it is
-//! about to read while it holds none, and gives it back before it asks for a larger one: nobody waits while others wait for him. Shares
-//! are given in the order they were asked for, so a layer with a large window waits for a bounded time and then runs by itself.
+//! That are the windows of zstd frames, which a decoder must hold, and the trees of layers, from when they are made until they are written.
+//! A layer asks for the share of the frame it is about to read, or of its tree, while it holds none, and gives it back before it asks
+//! for another: nobody waits while others wait for him. Shares are given in the order they were asked for, so a layer that needs much
+//! waits for a bounded time and then runs by itself. What does not grow (buffers, decoders without their windows, the program itself) is
+//! not counted; it takes the rest of the 96 MiB. The tree of all layers is made when no other is there, with the whole budget as its room.
 
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-/// All windows of a pull together, in bytes: one of the largest that is read (`zstd -21`, `--long=26`), or eight of 8 MiB, which is what
-/// `zstd -19` makes.
-pub(super) const WINDOW_BUDGET: u64 = 1 << 26;
+/// What a pull may take for windows and trees together, in bytes.
+pub(crate) const MEMORY_BUDGET: u64 = 72 << 20;
 
 /// What is left of the budget.
 #[derive(Debug)]
-pub(crate) struct WindowBudget {
+pub(crate) struct MemoryBudget {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -29,17 +30,17 @@ struct State {
 
 /// A part of the budget, given back on drop.
 #[derive(Debug)]
-pub(super) struct WindowShare {
-    budget: Arc<WindowBudget>,
+pub(crate) struct MemoryShare {
+    budget: Arc<MemoryBudget>,
     bytes: u64,
 }
 
-impl WindowBudget {
-    /// A budget of [`WINDOW_BUDGET`] bytes.
+impl MemoryBudget {
+    /// A budget of [`MEMORY_BUDGET`] bytes.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                free: WINDOW_BUDGET,
+                free: MEMORY_BUDGET,
                 next: 0,
                 serving: 0,
             }),
@@ -48,8 +49,8 @@ impl WindowBudget {
     }
 
     /// Waits until `bytes` are free; the caller holds no share. More than the budget is cut to the budget.
-    pub(super) fn take(self: &Arc<Self>, bytes: u64) -> WindowShare {
-        let bytes = bytes.min(WINDOW_BUDGET);
+    pub(crate) fn take(self: &Arc<Self>, bytes: u64) -> MemoryShare {
+        let bytes = bytes.min(MEMORY_BUDGET);
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
@@ -59,20 +60,20 @@ impl WindowBudget {
         state.serving += 1;
         state.free -= bytes;
         self.changed.notify_all();
-        WindowShare {
+        MemoryShare {
             budget: Arc::clone(self),
             bytes,
         }
     }
 }
 
-impl WindowShare {
-    pub(super) fn bytes(&self) -> u64 {
+impl MemoryShare {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-impl Drop for WindowShare {
+impl Drop for MemoryShare {
     fn drop(&mut self) {
         self.budget.state.lock().free += self.bytes;
         self.budget.changed.notify_all();
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn shares_never_exceed_the_budget_and_everybody_gets_one() {
-        let (budget, held) = (WindowBudget::new(), Arc::new(AtomicU64::new(0)));
+        let (budget, held) = (MemoryBudget::new(), Arc::new(AtomicU64::new(0)));
         let threads: Vec<_> = (0..16_u64)
             .map(|number| {
                 let (budget, held) = (Arc::clone(&budget), Arc::clone(&held));
@@ -95,7 +96,7 @@ mod tests {
                     for round in 0..200 {
                         let share = budget.take(1 << (16 + (number + round) % 11));
                         let now = held.fetch_add(share.bytes(), Ordering::SeqCst) + share.bytes();
-                        assert!(now <= WINDOW_BUDGET, "{now}");
+                        assert!(now <= MEMORY_BUDGET, "{now}");
                         std::thread::yield_now();
                         held.fetch_sub(share.bytes(), Ordering::SeqCst);
                     }
@@ -105,16 +106,16 @@ mod tests {
         threads
             .into_iter()
             .for_each(|thread| thread.join().unwrap());
-        assert_eq!(budget.state.lock().free, WINDOW_BUDGET);
+        assert_eq!(budget.state.lock().free, MEMORY_BUDGET);
     }
 
     #[test]
     fn a_large_share_is_not_overtaken_for_ever() {
-        let budget = WindowBudget::new();
+        let budget = MemoryBudget::new();
         let small = budget.take(1);
         let large = {
             let budget = Arc::clone(&budget);
-            std::thread::spawn(move || drop(budget.take(WINDOW_BUDGET)))
+            std::thread::spawn(move || drop(budget.take(MEMORY_BUDGET)))
         };
         while budget.state.lock().next < 2 {
             std::thread::yield_now();
