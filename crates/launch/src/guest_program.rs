@@ -1,9 +1,8 @@
 //! The guest's PID 1, which this program carries inside.
 
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use agent_vm_vmm::sealed_memory_file;
 
 /// The static program built by `build.rs`.
 const BYTES: &[u8] = include_bytes!(env!("AGENT_VM_GUEST_BINARY"));
@@ -13,21 +12,13 @@ const BYTES: &[u8] = include_bytes!(env!("AGENT_VM_GUEST_BINARY"));
 /// # Errors
 /// When the kernel has no memory for it.
 pub(crate) fn sealed() -> std::io::Result<OwnedFd> {
-    let file = memfd_create(
-        "agent-vm-guest",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?;
-    let mut file = std::fs::File::from(file);
-    file.write_all(BYTES)?;
-    fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
-    Ok(file.into())
+    sealed_memory_file("agent-vm-guest", BYTES)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]

@@ -4,14 +4,14 @@
 //! launcher's names nor the rules for files matter.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use msb_krun_devices::virtio::block::{BlockBackendSpec, BlockLayerSpec, ImageType, SyncMode};
-use rustix::fs::{FileType, MemfdFlags, SealFlags};
+use rustix::fs::FileType;
 
+use crate::memory_file::sealed_memory_file;
 use crate::spec::Access;
 
 /// VMDK counts in sectors of so many bytes, as virtio disks do.
@@ -39,13 +39,8 @@ impl OpenDisk {
     /// When a part is not a regular file of whole sectors, or there is no memory for the descriptor.
     pub(crate) fn join(parts: Vec<OwnedFd>) -> io::Result<Self> {
         let text = describe(&parts)?;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let mut file = File::from(rustix::fs::memfd_create("disk", flags)?);
-        file.write_all(text.as_bytes())?;
-        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        rustix::fs::fcntl_add_seals(&file, seals)?;
         Ok(Self::Joined {
-            descriptor: file.into(),
+            descriptor: sealed_memory_file("disk", text.as_bytes())?,
             parts,
         })
     }
@@ -79,9 +74,7 @@ impl OpenDisk {
             Self::Joined { descriptor, .. } => (fd_path(descriptor), ImageType::Vmdk),
         }
     }
-}
 
-impl OpenDisk {
     /// The files of a changed disk as the engine wants them named: each by itself, so that nothing in them names another.
     pub(crate) fn chain(&self) -> Option<BlockBackendSpec> {
         let Self::Changed { base, changes } = self else {
@@ -127,7 +120,10 @@ fn describe(parts: &[OwnedFd]) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::FileExt as _;
+
+    use rustix::fs::MemfdFlags;
 
     use super::*;
 

@@ -27,6 +27,7 @@ mod ffi;
 mod file_device;
 mod kernel;
 mod memory;
+mod memory_file;
 mod net_link;
 mod preflight;
 mod spec;
@@ -39,6 +40,7 @@ pub use exit::{ExitReason, VmExit, fuzz_report};
 pub use file_device::EXIT_CODE_IOCTL;
 pub use kernel::{KernelError, MAX_KERNEL_FILE};
 pub use memory::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, SizeError};
+pub use memory_file::sealed_memory_file;
 pub use preflight::{KVM_DEVICE, KvmError, PROBE_LIMIT, preflight, probe_tiny_guest};
 pub use spec::{
     Access, Disk, GuestOwner, MAX_DISKS, MAX_PARTS, MAX_PROTECTED, MAX_PROTECTED_LEN, MAX_SHARES,

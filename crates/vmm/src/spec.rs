@@ -4,14 +4,13 @@
 //! crosses. The description travels as a sealed memory file on the child's standard input:
 //! [`WIRE_VERSION`], then postcard. Numbers in it refer to descriptors the child inherited.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{OwnedFd, RawFd};
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::SizeError;
+use crate::memory_file::sealed_memory_file;
 
 /// Most disks of a VM: with the devices every VM has, as many as the kernel's interrupt controller has lines for.
 pub const MAX_DISKS: usize = 5;
@@ -279,14 +278,8 @@ impl WireSpec {
 
     /// Writes the description to a sealed memory file positioned at its beginning.
     pub(crate) fn to_memory_file(&self) -> io::Result<OwnedFd> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let mut file = File::from(rustix::fs::memfd_create("vm-spec", flags)?);
-        file.write_all(&[WIRE_VERSION])?;
-        file.write_all(&postcard::to_stdvec(self).map_err(io::Error::other)?)?;
-        io::Seek::rewind(&mut file)?;
-        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        rustix::fs::fcntl_add_seals(&file, seals)?;
-        Ok(file.into())
+        let spec = postcard::to_extend(self, vec![WIRE_VERSION]).map_err(io::Error::other)?;
+        sealed_memory_file("vm-spec", &spec)
     }
 
     /// Reads a description; bounded, and checked against the same limits as in the launcher.

@@ -1,5 +1,8 @@
 //! Bounds of descriptions and their way through the memory file.
 
+use std::fs::File;
+use std::io::Write as _;
+
 use proptest::prelude::*;
 
 use super::*;
