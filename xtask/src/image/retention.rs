@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Deserialize;
+use time::Date;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ExpiredArguments {
@@ -83,37 +84,19 @@ fn expired(text: &str, now: Duration, days: u64) -> Result<Vec<u64>> {
 fn hour(tag: &str) -> Option<u64> {
     let bytes = tag.as_bytes();
     let shape = bytes.len() == 13 && bytes[4] == b'-' && bytes[7] == b'-' && bytes[10] == b'T';
+    let digits = |range: std::ops::Range<usize>| {
+        let all = bytes[range.clone()].iter().all(u8::is_ascii_digit);
+        if all { tag.get(range) } else { None }
+    };
     if !shape {
         return None;
     }
-    let number = |range: std::ops::Range<usize>| {
-        let digits = tag.get(range)?;
-        digits
-            .bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| digits.parse::<u64>().ok())?
-    };
-    let (year, month, day, hour) = (
-        number(0..4)?,
-        number(5..7)?,
-        number(8..10)?,
-        number(11..13)?,
-    );
-    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 {
-        return None;
-    }
-    // Days of the Gregorian calendar, years beginning in March, so that the leap day comes last.
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1;
-    Some((days - DAYS_TO_1970) * 24 + hour)
+    let month: u8 = digits(5..7)?.parse().ok()?;
+    let (year, day) = (digits(0..4)?.parse().ok()?, digits(8..10)?.parse().ok()?);
+    let date = Date::from_calendar_date(year, month.try_into().ok()?, day).ok()?;
+    let time = date.with_hms(digits(11..13)?.parse().ok()?, 0, 0).ok()?;
+    u64::try_from(time.assume_utc().unix_timestamp() / 3600).ok()
 }
-
-/// From the first of March of the year 0 to the first of January 1970.
-const DAYS_TO_1970: u64 = 719_468;
 
 #[cfg(test)]
 mod tests {
