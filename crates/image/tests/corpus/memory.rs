@@ -1,13 +1,14 @@
 //! The memory budget holds whatever an image is: measured on processes of their own, which do nothing but pull.
 
-use std::io::Write as _;
+use std::io::Write;
+use std::ops::Range;
 use std::process::Command;
 
-use agent_vm_image::{PullOptions, Reference, Store, pull};
+use agent_vm_image::{ImageDigest, PullOptions, Reference, Store, pull};
 use agent_vm_test_support::registry::Registry;
 use sha2::Digest as _;
 
-use crate::build::{Hostile, Layer, OCI_GZIP};
+use crate::build::{Hostile, Layer, OCI_GZIP, OCI_ZSTD};
 use crate::cases::GROUPS;
 use crate::served;
 use crate::test_archive::{TestArchive, TestEntry as E};
@@ -117,9 +118,64 @@ fn layers_that_have_too_many_entries_together_are_refused_within_the_budget() {
     assert!(peak <= BUDGET_KIB, "{peak} KiB");
 }
 
-/// A thousand files in each of these directories, every hundredth with a byte in it; compressed as it is made.
-fn tiny_files(directories: std::ops::Range<u32>) -> Layer {
+#[test]
+fn a_million_tiny_files_behind_the_largest_window_are_pulled_within_the_budget() {
+    let registry = Registry::start().unwrap();
+    let image = Hostile::new(vec![tiny_files_behind_windows(0..1000)]);
+    let (peak, accepted) = measured(&[served::serve(&registry, "tiny", &image)]);
+    println!("peak of a pull of 1 000 000 files behind a window of 64 MiB: {peak} KiB");
+    assert_eq!(accepted, 1);
+    assert!(peak <= BUDGET_KIB, "{peak} KiB");
+}
+
+#[test]
+fn layers_with_the_largest_windows_and_many_files_wait_for_each_other_within_the_budget() {
+    let registry = Registry::start().unwrap();
+    let layers = [0..250, 250..500, 500..750, 750..1000].map(tiny_files_behind_windows);
+    let image = Hostile::new(layers.into());
+    let (peak, accepted) = measured(&[served::serve(&registry, "tiny", &image)]);
+    println!("peak of a pull of 4 x 250 000 files behind windows of 64 MiB: {peak} KiB");
+    assert_eq!(accepted, 1);
+    assert!(peak <= BUDGET_KIB, "{peak} KiB");
+}
+
+#[test]
+fn files_that_have_nothing_in_common_are_refused_within_the_budget() {
+    let registry = Registry::start().unwrap();
+    let entries = (0..1_000_000_u64)
+        .map(|number| E::file(format!("{number:08}-long-name"), "").owner(number, number));
+    let image = Hostile::new(vec![Layer::gzip(&TestArchive::of(entries))]);
+    let (peak, accepted) = measured(&[served::serve(&registry, "tiny", &image)]);
+    println!("peak of a pull of 1 000 000 owners: {peak} KiB");
+    assert_eq!(accepted, 0, "a million files, each with another owner");
+    assert!(peak <= BUDGET_KIB, "{peak} KiB");
+}
+
+/// A thousand files in each of these directories, every hundredth with a byte in it.
+fn tiny_files(directories: Range<u32>) -> Layer {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let diff_id = write_tiny_files(directories, &mut encoder);
+    Layer {
+        media_type: OCI_GZIP,
+        blob: encoder.finish().unwrap(),
+        diff_id,
+    }
+}
+
+/// The same, compressed so that a decoder must hold 64 MiB.
+fn tiny_files_behind_windows(directories: Range<u32>) -> Layer {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(26).unwrap();
+    let diff_id = write_tiny_files(directories, &mut encoder);
+    Layer {
+        media_type: OCI_ZSTD,
+        blob: encoder.finish().unwrap(),
+        diff_id,
+    }
+}
+
+/// Compressed as it is made; gives the diff id.
+fn write_tiny_files(directories: Range<u32>, encoder: &mut impl Write) -> ImageDigest {
     let mut hasher = sha2::Sha256::new();
     let mut write = |bytes: &[u8]| {
         hasher.update(bytes);
@@ -151,10 +207,5 @@ fn tiny_files(directories: std::ops::Range<u32>) -> Layer {
     write(&[0; 1024]);
     let digest: [u8; 32] = hasher.finalize().into();
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let diff_id = format!("sha256:{hex}").parse().unwrap();
-    Layer {
-        media_type: OCI_GZIP,
-        blob: encoder.finish().unwrap(),
-        diff_id,
-    }
+    format!("sha256:{hex}").parse().unwrap()
 }
