@@ -14,7 +14,6 @@
 //!
 //! A project's configuration says nothing about this: its word is not the user's.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use agent_vm_image::{IdentityRule, SignaturePolicy, SignaturePolicyError, SignatureRule};
@@ -22,10 +21,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::launch_request::Context;
-use crate::setup_files::{USER_CONFIG, user_directory};
-
-/// The largest configuration, key or list of roots, in bytes.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+use crate::setup_files::{Links, SetupFileError, USER_CONFIG, read_text, user_directory};
 
 /// What the user says about images.
 #[derive(Debug)]
@@ -39,14 +35,8 @@ pub(crate) struct ImageSettings {
 /// Why the settings cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum ImageSettingsError {
-    #[error("cannot read {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("{} is larger than {MAX_FILE_BYTES} bytes", path.display())]
-    Large { path: PathBuf },
+    #[error(transparent)]
+    File(#[from] SetupFileError),
     #[error("{} cannot be understood", path.display())]
     Syntax {
         path: PathBuf,
@@ -101,7 +91,7 @@ impl ImageSettings {
 
     fn read_in(directory: &Path) -> Result<Self, ImageSettingsError> {
         let path = directory.join(USER_CONFIG);
-        let raw = match read(&path)? {
+        let raw = match read_text(&path, Links::Followed)? {
             None => Raw::default(),
             Some(text) => toml::from_str(&text).map_err(|source| ImageSettingsError::Syntax {
                 path: path.clone(),
@@ -127,11 +117,12 @@ fn policy(
 ) -> Result<SignaturePolicy, ImageSettingsError> {
     let pem = |file: &PathBuf| {
         let file = directory.join(file);
-        let missing = || ImageSettingsError::Read {
+        let missing = || SetupFileError::Read {
             path: file.clone(),
             source: std::io::ErrorKind::NotFound.into(),
         };
-        Ok(read(&file)?.ok_or_else(missing)?.into_bytes())
+        let text = read_text(&file, Links::Followed)?;
+        Ok::<_, SetupFileError>(text.ok_or_else(missing)?.into_bytes())
     };
     let mut rules = Vec::new();
     for key in &raw.keys {
@@ -157,26 +148,6 @@ fn policy(
         path: path.to_owned(),
         source,
     })
-}
-
-/// A whole text file; `None` if there is none.
-fn read(path: &Path) -> Result<Option<String>, ImageSettingsError> {
-    let mut text = String::new();
-    let file = match fs_err::File::open(path) {
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        opened => opened,
-    };
-    let read = file.and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text));
-    let size = read.map_err(|source| ImageSettingsError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    if size as u64 > MAX_FILE_BYTES {
-        return Err(ImageSettingsError::Large {
-            path: path.to_owned(),
-        });
-    }
-    Ok(Some(text))
 }
 
 #[cfg(test)]
@@ -225,6 +196,7 @@ mod tests {
             "[image]\nsignature = \"a.pub\"\n",
             "[image]\nsignatures = true\n",
             "[image",
+            "[image.signature]\nkeys = [\".\"]\n",
         ] {
             assert!(settings(config).is_err(), "{config}");
         }

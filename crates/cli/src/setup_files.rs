@@ -168,13 +168,10 @@ fn script(directory: &Path, name: &str, links: Links) -> Result<Vec<SetupScript>
 
 /// The table `[setup]`; empty when there is no file or no such table.
 fn setup_table(path: &Path, links: Links) -> Result<toml::Table, SetupFileError> {
-    let Some(bytes) = read_file(path, links)? else {
+    let Some(text) = read_text(path, links)? else {
         return Ok(toml::Table::new());
     };
     let path = path.to_owned();
-    let Ok(text) = String::from_utf8(bytes) else {
-        return Err(SetupFileError::NotUtf8 { path });
-    };
     let mut all: toml::Table = match text.parse() {
         Ok(all) => all,
         Err(source) => return Err(SetupFileError::Syntax { path, source }),
@@ -259,11 +256,22 @@ fn mount(path: &Path, text: &str) -> Result<MountSpec, SetupFileError> {
 
 /// Whether the last part of a path may be a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Links {
+pub(crate) enum Links {
     /// The user's own, often kept elsewhere.
     Followed,
     /// The guest could have made it.
     Refused,
+}
+
+/// A regular file of text, whole; `None` when there is none.
+///
+/// # Errors
+/// When it is something else, larger than 256 KiB, or cannot be read.
+pub(crate) fn read_text(path: &Path, links: Links) -> Result<Option<String>, SetupFileError> {
+    let text = read_file(path, links)?.map(String::from_utf8).transpose();
+    text.map_err(|_| SetupFileError::NotUtf8 {
+        path: path.to_owned(),
+    })
 }
 
 /// A regular file, whole; `None` when there is none.
