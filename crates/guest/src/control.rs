@@ -8,7 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agent_vm_protocol::{DecodeError, Decoder, EncodeError, GuestMessage, HostMessage, encode};
+use agent_vm_protocol::{
+    DecodeError, Decoder, EncodeError, GuestMessage, HostMessage, MAX_GUEST_WRITE, encode,
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
@@ -55,10 +57,6 @@ pub enum ControlError {
     #[error("no answer from the host")]
     TimedOut,
 }
-
-/// Most bytes of one write. The machine's vsock device takes a packet from one descriptor only; Linux spreads larger
-/// writes over several, and the packet is lost.
-const MAX_WRITE: usize = 16 * 1024;
 
 impl Control {
     /// Takes a connected stream socket and makes it non-blocking.
@@ -111,7 +109,7 @@ impl Control {
     /// The stream is broken.
     pub fn flush(&mut self) -> Result<(), ControlError> {
         while self.wants_write() {
-            let end = self.out.len().min(self.sent + MAX_WRITE);
+            let end = self.out.len().min(self.sent + MAX_GUEST_WRITE);
             match rustix::net::send(&self.fd, &self.out[self.sent..end], SendFlags::NOSIGNAL) {
                 Ok(count) => self.sent += count,
                 Err(Errno::AGAIN) => break,

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::ptr;
 
+use agent_vm_protocol::GUEST_SOCKET_BUFFER;
 use rustix::ioctl::{Opcode, Setter, opcode};
 
 /// A program to start, prepared so that the child allocates nothing between `fork` and `execve`.
@@ -122,9 +123,6 @@ pub fn child_signal() -> io::Result<OwnedFd> {
 const SO_VM_SOCKETS_BUFFER_SIZE: libc::c_int = 0;
 /// `linux/vm_sockets.h`.
 const SO_VM_SOCKETS_BUFFER_MAX_SIZE: libc::c_int = 2;
-/// Bytes the kernel sends unacknowledged. The machine's vsock device acknowledges every 4 MiB; with the kernel's own
-/// 256 KiB the stream would stall.
-const VSOCK_BUFFER: u64 = 8 << 20;
 
 fn set_vsock_option(socket: &OwnedFd, option: libc::c_int, value: u64) -> io::Result<()> {
     let pointer = (&raw const value).cast::<libc::c_void>();
@@ -150,7 +148,7 @@ pub fn connect_to_host(port: u32) -> io::Result<OwnedFd> {
     // SAFETY: the kernel just gave this descriptor to us alone.
     let socket = unsafe { OwnedFd::from_raw_fd(raw) };
     for option in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {
-        set_vsock_option(&socket, option, VSOCK_BUFFER)?;
+        set_vsock_option(&socket, option, GUEST_SOCKET_BUFFER)?;
     }
     // SAFETY: the address is plain integers; all zero is valid.
     let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };

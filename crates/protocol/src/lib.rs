@@ -58,6 +58,19 @@ pub const IMAGE_API_VERSION: u32 = 1;
 /// vsock port on the host (CID 2) the guest connects to.
 pub const CONTROL_PORT: u32 = 1024;
 
+/// Most bytes the guest may hand to one write on its control socket.
+///
+/// The machine's vsock device takes a packet's data from one descriptor only; Linux 6.12 spreads larger writes over
+/// several, and the device then drops the packet.
+pub const MAX_GUEST_WRITE: usize = 16 * 1024;
+
+/// Buffer size the guest must set on its control socket before it connects
+/// (`SO_VM_SOCKETS_BUFFER_MAX_SIZE`, then `SO_VM_SOCKETS_BUFFER_SIZE`), in bytes.
+///
+/// Linux caps what it sends unacknowledged at its own buffer, 256 KiB by default; the machine's vsock device acknowledges
+/// every 4 MiB. With less the connection stalls.
+pub const GUEST_SOCKET_BUFFER: u64 = 8 << 20;
+
 /// Bytes a sender may have outstanding on a stream before the first `Credit`.
 pub const INITIAL_WINDOW: u32 = 256 * 1024;
 

@@ -1,6 +1,6 @@
 //! The one vsock port of the guest: a byte stream to the launcher.
 //!
-//! The guest's first connection to [`CONTROL_PORT`] of the host is joined to the connected socket
+//! The guest's first connection to port [`CONTROL_PORT`](agent_vm_protocol::CONTROL_PORT) of the host is joined to the connected socket
 //! the launcher handed over. There is no second one: a later connection is refused, and so is
 //! every other port.
 
@@ -15,19 +15,6 @@ use msb_krun_devices::virtio::{
 };
 use parking_lot::Mutex;
 
-/// The port the guest's control connection goes to, on the host's context id 2.
-pub const CONTROL_PORT: u32 = 1024;
-/// Most bytes the guest may hand to one write on its control connection.
-///
-/// The engine takes a packet's data from one descriptor only; Linux 6.12 spreads larger writes over
-/// several, and the engine then drops the packet.
-pub const MAX_GUEST_WRITE: usize = 16 * 1024;
-/// Buffer size the guest must set on its control socket before it connects
-/// (`SO_VM_SOCKETS_BUFFER_MAX_SIZE`, then `SO_VM_SOCKETS_BUFFER_SIZE`), in bytes.
-///
-/// Linux caps what it sends unacknowledged at its own buffer, 256 KiB by default; the engine
-/// acknowledges every 4 MiB. With less the connection stalls.
-pub const GUEST_SOCKET_BUFFER: u64 = 8 << 20;
 /// The guest's own context id.
 pub(crate) const GUEST_CID: u32 = 3;
 
@@ -86,6 +73,8 @@ impl VsockStreamBackend for ControlStream {
 
 #[cfg(test)]
 mod tests {
+    use agent_vm_protocol::CONTROL_PORT;
+
     use super::*;
 
     fn request() -> VsockConnectRequest {

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 
+use agent_vm_protocol::CONTROL_PORT;
 use msb_krun_devices::virtio::block::SyncMode;
 use msb_krun_devices::virtio::fs::DynFileSystem;
 use msb_krun_devices::virtio::net::device::VirtioNetBackend;
@@ -29,7 +30,7 @@ use msb_krun_vmm::vmm_config::machine_config::VmConfig;
 use msb_krun_vmm::vmm_config::net::NetworkInterfaceConfig;
 use msb_krun_vmm::vmm_config::vsock::VsockDeviceConfig;
 
-use crate::control_port::{CONTROL_PORT, ControlPort, GUEST_CID};
+use crate::control_port::{ControlPort, GUEST_CID};
 use crate::disk::OpenDisk;
 use crate::kernel::MappedKernel;
 use crate::net_link::{FEATURES, NetLink};

@@ -12,7 +12,7 @@
 //!
 //! The network socket carries messages of a 12-byte `virtio_net_hdr_v1` and one Ethernet frame,
 //! both ways. The control socket is joined to the guest's connection to vsock port
-//! [`CONTROL_PORT`] of context id 2.
+//! [`agent_vm_protocol::CONTROL_PORT`] of context id 2.
 #![deny(unsafe_code)]
 
 mod bare;
@@ -35,7 +35,6 @@ mod vm;
 
 pub use bare::{BareError, bare_boot};
 pub use child::child_main;
-pub use control_port::{CONTROL_PORT, GUEST_SOCKET_BUFFER, MAX_GUEST_WRITE};
 pub use exit::{ExitReason, VmExit, fuzz_report};
 pub use file_device::EXIT_CODE_IOCTL;
 pub use kernel::{KernelError, MAX_KERNEL_FILE};

@@ -24,7 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("gateway", &[]),
     ("guest", &["protocol"]),
     ("image", &["process"]),
-    ("vmm", &["files", "process", "state"]),
+    ("vmm", &["files", "process", "protocol", "state"]),
     // Wiring.
     (
         "launch",
