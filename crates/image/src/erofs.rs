@@ -128,6 +128,41 @@ fn superblock(file: &File) -> io::Result<Option<(Superblock, u32, u64)>> {
         .map(|(superblock, checksum)| (superblock, checksum, length / BLOCK_SIZE)))
 }
 
+/// A layer of these superblock fields (root, inodes, blocks, first block of metadata; little-endian) and blocks, for fuzzing.
+pub(crate) fn layer_of(fields: &[u8; 14], blocks: &[u8]) -> Vec<u8> {
+    let number = |at: usize| fields[at..at + 4].try_into().map(u32::from_le_bytes);
+    let number = |at| number(at).expect("four bytes");
+    let superblock = Superblock {
+        kind: ImageKind::Layer,
+        uuid: [0; 16],
+        root_nid: u16::from_le_bytes([fields[0], fields[1]]),
+        inodes: u64::from(number(2)),
+        blocks: number(6),
+        meta_block: number(10),
+    };
+    let mut layer = [&superblock.emit(), blocks].concat();
+    layer.resize(layer.len().next_multiple_of(BLOCK_SIZE as usize), 0);
+    layer
+}
+
+/// The fields and blocks of a layer, for [`layer_of`].
+#[cfg(test)]
+pub(crate) fn fields_of(layer: &[u8]) -> ([u8; 14], &[u8]) {
+    let (first, blocks) = layer.split_first_chunk().expect("a layer has a block");
+    let (superblock, _) = Superblock::parse(first).expect("a superblock");
+    let mut fields = [0; 14];
+    fields[..2].copy_from_slice(&superblock.root_nid.to_le_bytes());
+    let numbers = [
+        u32::try_from(superblock.inodes).expect("few inodes"),
+        superblock.blocks,
+        superblock.meta_block,
+    ];
+    for (field, number) in fields[2..].chunks_mut(4).zip(numbers) {
+        field.copy_from_slice(&number.to_le_bytes());
+    }
+    (fields, blocks)
+}
+
 fn uuid(digest: ImageDigest) -> [u8; 16] {
     let bytes = digest.as_bytes().first_chunk();
     *bytes.expect("a digest has 32 bytes")

@@ -3,7 +3,7 @@
 use crate::archive::Archive;
 use crate::convert::{self, Limits};
 use crate::digest::ImageDigest;
-use crate::erofs::{BLOCK_SIZE, DataWriter, write_merged, write_metadata};
+use crate::erofs::{self, BLOCK_SIZE, DataWriter, write_merged, write_metadata};
 use crate::merge::{Merge, MergeError};
 
 /// Archive entries enough for an input of some kilobytes; a fuzzer's memory is bounded as well.
@@ -41,9 +41,14 @@ pub fn fuzz_merge(lower: &[u8], upper: &[u8]) {
     );
 }
 
-/// Any bytes as the file of a layer in the store.
+/// Any bytes as the file of a layer in the store: fields of its superblock, then all blocks after the first. The checksum is right, for
+/// a fuzzer would look for it for ever; so what is refused here is refused for what it says.
 pub fn fuzz_stored_layer(bytes: &[u8]) {
-    let _refused = Merge::new().add_layer(ImageDigest::of(b""), bytes, 0);
+    let Some((fields, blocks)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let layer = erofs::layer_of(fields, blocks);
+    let _refused = Merge::new().add_layer(ImageDigest::of(b""), layer.as_slice(), 0);
 }
 
 /// The file of a layer, if the archive is one.
@@ -69,32 +74,4 @@ fn merged(merge: &mut Merge, layer: &[u8], base: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::test_archive::{TestArchive, TestEntry as E};
-
-    #[test]
-    fn bodies_take_layers_of_every_kind() {
-        let lower = TestArchive::of([
-            E::file("usr/lib/a", "x"),
-            E::symlink("lib", "usr/lib"),
-            E::hard_link("b", "usr/lib/a"),
-        ]);
-        let upper = TestArchive::of([
-            E::file("lib/.wh.a", ""),
-            E::hard_link("lib/c", "b"),
-            E::file("d/.wh..wh..opq", ""),
-        ]);
-        fuzz_merge(&lower, &upper);
-        fuzz_merge(&upper, &lower);
-        fuzz_merge(b"", &lower);
-        let layer = stored(&lower).unwrap();
-        fuzz_stored_layer(&layer);
-        for at in (0..layer.len()).step_by(7) {
-            let mut damaged = layer.clone();
-            damaged[at] ^= 0xff;
-            fuzz_stored_layer(&damaged);
-            fuzz_stored_layer(&layer[..at]);
-        }
-    }
-}
+mod tests;

@@ -108,7 +108,8 @@ impl<'a, I: BlockInput> TopLayer<'a, I> {
             self.merge.tree.set_attributes(ROOT, new)?;
         }
         self.walk(Pass::Add)?;
-        self.merge.tree.put_back();
+        let found = self.lower_links.len() + self.shared.len();
+        self.merge.tree.put_back(found as u64 * FOUND_BYTES);
         Ok(())
     }
 
@@ -118,10 +119,12 @@ impl<'a, I: BlockInput> TopLayer<'a, I> {
             nid: self.reader.root(),
             into: ROOT,
         }]);
+        self.merge.tree.set_aside(PENDING_BYTES)?;
         // A damaged layer may go round, a sound one comes to each of its directories once.
         let (mut directories_left, mut names_left) = (self.reader.inodes(), MAX_LAYER_NAMES);
         while let Some(Pending { nid, into }) = ahead.pop_front() {
             directories_left = directories_left.checked_sub(1).ok_or(Refusal::Damaged)?;
+            self.merge.tree.put_back(PENDING_BYTES);
             let directory = self.reader.inode(nid, Stream::Directories)?;
             for number in 0..directory.directory_blocks() {
                 let block = self.reader.directory_block(&directory, number)?;
@@ -135,10 +138,9 @@ impl<'a, I: BlockInput> TopLayer<'a, I> {
                         Pass::Remove => self.remove(place, &child)?,
                         Pass::Add => self.add(place, nid, &child)?,
                     };
-                    if let Some(into) = descend {
-                        self.merge.tree.set_aside(PENDING_BYTES)?;
-                        ahead.push_back(Pending { nid, into });
-                    }
+                    let tree = &mut self.merge.tree;
+                    tree.set_aside(descend.map_or(0, |_| PENDING_BYTES))?;
+                    ahead.extend(descend.map(|into| Pending { nid, into }));
                 }
             }
         }
@@ -158,8 +160,9 @@ impl<I: BlockInput> TopLayer<'_, I> {
     fn find(&mut self, nid: u32, child: &StoredInode) -> Result<Option<NodeId>, Refusal> {
         if let Some(path) = &child.marks.lower_link {
             let found = self.lower_file(path)?;
-            self.merge.tree.set_aside(FOUND_BYTES)?;
-            self.lower_links.insert(nid, found);
+            if self.lower_links.insert(nid, found).is_none() {
+                self.merge.tree.set_aside(FOUND_BYTES)?;
+            }
         }
         // Where it goes does not matter here.
         Ok((child.kind() == S_IFDIR).then_some(ROOT))
