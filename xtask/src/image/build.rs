@@ -14,7 +14,7 @@ use super::versions::{AGENTS, Versions};
 use super::{base, publish};
 use crate::{shell, workspace};
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct BuildArguments {
     /// Without Docker, Chromium and compilers.
     #[arg(long)]
@@ -51,8 +51,9 @@ pub(crate) struct BuildArguments {
     pub(crate) twice: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compression {
+    #[default]
     Zstd,
     Gzip,
 }

@@ -10,9 +10,10 @@ use agent_vm_test_support::registry::Registry;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
-use super::build::{self, BuildArguments, Compression};
+use super::build::{self, BuildArguments};
 use super::layout::Layout;
 use super::publish;
+use super::versions::AGENTS;
 use crate::lab::{self, Ending, LabArguments, Programs};
 use crate::tee::Tee;
 use crate::{build as programs, kvm, setup, shell, vendor, workspace};
@@ -26,7 +27,7 @@ pub(crate) struct DemoArguments {
     #[arg(long)]
     minimal: bool,
     /// Only these agents, as claude,codex.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = AGENTS.to_vec())]
     agents: Vec<String>,
     /// Use the emulated host even when guests run here.
     #[arg(long)]
@@ -118,15 +119,7 @@ fn template(arguments: &DemoArguments) -> Result<Layout> {
     let build = BuildArguments {
         minimal: arguments.minimal,
         agents: arguments.agents.clone(),
-        base: None,
-        mirror: None,
-        versions: None,
-        output: None,
-        compression: Compression::Zstd,
-        push: None,
-        tag: Vec::new(),
-        fresh: false,
-        twice: false,
+        ..BuildArguments::default()
     };
     build::build(&build, &directory)
 }
