@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 mod measure;
+mod net;
 mod pull;
 
 use crate::boot::pull_small_image;
@@ -16,20 +17,21 @@ use crate::{build, setup, vendor};
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
     /// What to measure.
-    name: Benchmark,
+    #[command(subcommand)]
+    benchmark: Benchmark,
     /// One JSON object a line; without, the same as text.
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
-    #[command(flatten)]
-    pull: pull::PullArguments,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Subcommand)]
 enum Benchmark {
     /// A warm launch to the first byte of its program, against the bare engine to its first instruction.
     Launch,
     /// The template from a local registry into an empty store, against other tools.
-    Pull,
+    Pull(pull::PullArguments),
+    /// The gateway against passt, pasta, slirp4netns and a plain veth pair.
+    Net(net::NetArguments),
 }
 
 /// Rounds of a launch benchmark; the clock counts instructions, so few are enough. Odd, for the median.
@@ -60,9 +62,10 @@ done
 /// When something does not build or a measurement fails.
 pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     setup::run()?;
-    let lines = match arguments.name {
+    let lines = match &arguments.benchmark {
         Benchmark::Launch => launch()?,
-        Benchmark::Pull => pull::run(&arguments.pull)?,
+        Benchmark::Pull(pull) => pull::run(pull)?,
+        Benchmark::Net(net) => net::run(net)?,
     };
     for line in lines {
         if arguments.json {

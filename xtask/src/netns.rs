@@ -3,7 +3,7 @@
 //! A network namespace is the guest: its only device is a TAP whose frames go to `agent-vm __link`, which is a launch
 //! without its machine. The command sees the placeholders, the session's authority and the environment a guest would.
 
-mod ffi;
+pub(crate) mod ffi;
 
 use std::io::{BufRead as _, BufReader, IoSlice};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &NetnsArguments) -> Result<ExitCode> {
     let agent_vm = build::agent_vm()?;
     let directory = tempfile::Builder::new().prefix("netns-").tempdir()?;
     let name = format!("avm{}", std::process::id());
-    let tap = ffi::open_tap(&name)?;
+    let tap = ffi::open_tap(&name, ffi::Offload::Segments)?;
     let socket = directory.path().join("link");
     let listener = UnixListener::bind(&socket)?;
     let mut link = Link(

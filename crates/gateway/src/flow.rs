@@ -344,9 +344,13 @@ impl Flow {
             for _ in 0..2 {
                 let piece = socket.recv(|bytes| {
                     let taken = take(bytes);
-                    (taken, taken)
+                    (taken, (taken, taken == bytes.len()))
                 });
-                total += piece.unwrap_or(0);
+                let (taken, all) = piece.unwrap_or_default();
+                total += taken;
+                if !all {
+                    break;
+                }
             }
             Ok((before, total))
         });
@@ -366,6 +370,19 @@ impl Flow {
 
     /// Queues bytes for the guest.
     pub(crate) fn write(self: &Rc<Self>, data: &[u8]) -> WriteState {
+        self.write_with(data.len(), |room| {
+            let len = room.len().min(data.len());
+            room[..len].copy_from_slice(&data[..len]);
+            len
+        })
+    }
+
+    /// Lets `fill` write up to `wanted` bytes for the guest where they are sent from; it says how many it wrote.
+    pub(crate) fn write_with(
+        self: &Rc<Self>,
+        wanted: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> WriteState {
         let mut state = self.state.borrow_mut();
         if state.end != StreamEnd::Open {
             return WriteState::Closed;
@@ -384,16 +401,24 @@ impl Flow {
                 return WriteState::Pending;
             }
             let queued = socket.send_queue();
-            shared.reserve(send_reserved, (queued + data.len()).min(FLOW_BUFFER));
-            let room = send_reserved.saturating_sub(queued).min(data.len());
-            match socket.send_slice(&data[..room]) {
-                Ok(0) => WriteState::Pending,
-                Ok(written) => WriteState::Data(written),
+            shared.reserve(send_reserved, (queued + wanted).min(FLOW_BUFFER));
+            let room = send_reserved.saturating_sub(queued);
+            if room == 0 && socket.may_send() {
+                return WriteState::Pending;
+            }
+            let sent = socket.send(|free| {
+                let room = room.min(free.len());
+                let written = fill(&mut free[..room]);
+                (written, (room, written))
+            });
+            match sent {
+                Ok((0, _)) => WriteState::Pending,
+                Ok((_, written)) => WriteState::Data(written),
                 Err(_) => WriteState::Closed,
             }
         });
         drop(state);
-        if matches!(written, WriteState::Data(_)) {
+        if matches!(written, WriteState::Data(1..)) {
             self.mark_dirty();
         }
         written

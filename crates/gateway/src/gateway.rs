@@ -17,7 +17,7 @@ use smoltcp::time::Instant;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
-use crate::config::{GatewayConfig, READ_BATCH};
+use crate::config::{GatewayConfig, READ_BATCH, READ_BATCH_BYTES};
 use crate::dns::resolver::Resolver;
 use crate::dns::server::DnsServer;
 use crate::flow::Shared;
@@ -143,24 +143,29 @@ impl Driver {
         if let Poll::Ready(Err(error)) = switch.transmitter.link.poll_flush(cx) {
             return Poll::Ready(Err(error));
         }
-        let mut again = false;
-        for turn in 0..=READ_BATCH {
-            if turn == READ_BATCH {
-                again = true;
-                break;
-            }
-            match switch.transmitter.link.poll_receive(cx, &mut self.buffer) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(Some(len))) => switch.message(&self.buffer[..len]),
-                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            }
-        }
-        again |= switch.serve_flows();
+        // What the consumers wrote and made room for goes out first; they have their turn between reading and that, so
+        // that one frame says as much as possible.
+        let mut again = switch.serve_flows();
         if !switch.transmitter.link.is_clear() {
             match switch.transmitter.link.poll_flush(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) => again = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+        let mut bytes = 0;
+        for _ in 0..READ_BATCH {
+            if bytes >= READ_BATCH_BYTES {
+                break;
+            }
+            match switch.transmitter.link.poll_receive(cx, &mut self.buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(Some(len))) => {
+                    again = true;
+                    bytes += len;
+                    switch.message(&self.buffer[..len]);
+                }
+                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }

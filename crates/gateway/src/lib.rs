@@ -21,6 +21,7 @@ mod link;
 mod neighbour;
 mod packet;
 mod rate_limit;
+mod relay;
 mod reply;
 mod stream;
 mod switch;
@@ -30,8 +31,8 @@ mod virtio_header;
 pub use config::{
     BACKLOG_BUDGET, DEFAULT_MTU, FLOW_BUFFER, FLOW_BURST, FLOW_FLOOR, GatewayConfig, KEEP_ALIVE,
     LINGER, LinkAddresses, MAX_DNS_CONNECTIONS, MAX_DNS_QUERIES, MAX_FLOWS, MAX_HALF_OPEN,
-    MAX_OVERRIDDEN_NAMES, MAX_POOLED, MAX_QUEUED_FRAMES, READ_BATCH, SILENCE_LIMIT, SILENT_REFUSAL,
-    SYNTHETIC_NETWORK,
+    MAX_OVERRIDDEN_NAMES, MAX_POOLED, MAX_QUEUED_FRAMES, READ_BATCH, READ_BATCH_BYTES,
+    SILENCE_LIMIT, SILENT_REFUSAL, SYNTHETIC_NETWORK,
 };
 pub use dns::host_resolver::HostResolver;
 pub use dns::resolver::{Answer, DnsFailure, Family, MAX_ANSWER_ADDRESSES, Resolver};
@@ -42,6 +43,7 @@ pub use handler::{
     Transport,
 };
 pub use link::LinkCounters;
+pub use relay::{RelayEnd, Relayed, relay};
 pub use stream::GuestStream;
 
 #[cfg(test)]

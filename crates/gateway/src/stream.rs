@@ -39,6 +39,77 @@ impl GuestStream {
     }
 }
 
+impl GuestStream {
+    /// Reads without a copy: `take` gets received bytes where they lie and says how many of them it took. It is called
+    /// once or twice; what it leaves is there for the next read. Ready with 0 at the guest's FIN.
+    ///
+    /// # Errors
+    /// `ConnectionReset` when the guest has reset the connection, and what `take` fails with.
+    pub fn poll_read_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(&[u8]) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let mut failed = None;
+        let found = self.flow.read(|bytes| {
+            take(bytes).unwrap_or_else(|error| {
+                failed = Some(error);
+                0
+            })
+        });
+        match (found, failed) {
+            (ReadState::Data(0), Some(error)) => Poll::Ready(Err(error)),
+            (ReadState::Data(taken), _) => Poll::Ready(Ok(taken)),
+            (ReadState::End, _) => Poll::Ready(Ok(0)),
+            (ReadState::Reset, _) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            (ReadState::Pending, _) => {
+                self.flow.state.borrow_mut().read_waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Pending until the guest resets the connection; then an error.
+    pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.flow.read(|_| 0) {
+            ReadState::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            ReadState::Data(_) | ReadState::End | ReadState::Pending => {
+                self.flow.state.borrow_mut().read_waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Writes without a copy: `fill` writes bytes where they are sent from, as many as fit, and says how many. With 0
+    /// nothing is sent. `wanted` is how many there may be; the room is less when the guest does not keep up.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the connection takes no more, and what `fill` fails with.
+    pub fn poll_write_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let mut failed = None;
+        let written = self.flow.write_with(wanted, |room| {
+            fill(room).unwrap_or_else(|error| {
+                failed = Some(error);
+                0
+            })
+        });
+        match (written, failed) {
+            (_, Some(error)) => Poll::Ready(Err(error)),
+            (WriteState::Data(written), None) => Poll::Ready(Ok(written)),
+            (WriteState::Closed, None) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            (WriteState::Pending, None) => {
+                self.flow.state.borrow_mut().write_waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
 impl fmt::Debug for GuestStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GuestStream")

@@ -19,8 +19,14 @@ const SET_OFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
 const SET_HEADER_SIZE: Opcode = opcode::write::<i32>(b'T', 216);
 /// `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
 const FLAGS: u16 = 0x0002 | 0x1000 | 0x4000;
-/// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`.
-const OFFLOAD: usize = 1 | 2 | 4;
+/// What the other end of a TAP device does for the kernel that sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offload {
+    /// `TUN_F_CSUM`: checksums are left undone.
+    Checksums = 1,
+    /// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`: large segments come whole as well.
+    Segments = 1 | 2 | 4,
+}
 /// Bytes of `virtio_net_hdr_v1`.
 const HEADER_SIZE: i32 = 12;
 
@@ -33,7 +39,7 @@ struct InterfaceRequest {
 }
 
 /// Makes a TAP device of that name (at most 15 bytes).
-pub(crate) fn open_tap(name: &str) -> Result<OwnedFd> {
+pub(crate) fn open_tap(name: &str, offload: Offload) -> Result<OwnedFd> {
     anyhow::ensure!(name.len() < 16, "{name:?} is too long for an interface");
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let tap = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
@@ -54,7 +60,7 @@ pub(crate) fn open_tap(name: &str) -> Result<OwnedFd> {
     // SAFETY: the pattern was made for this call.
     unsafe { rustix::ioctl::ioctl(&tap, header) }.context("TUNSETVNETHDRSZ")?;
     // SAFETY: TUNSETOFFLOAD takes its argument as a number, not as a pointer.
-    let offload = unsafe { Number::<SET_OFFLOAD>::new(OFFLOAD) };
+    let offload = unsafe { Number::<SET_OFFLOAD>::new(offload as usize) };
     // SAFETY: the pattern was made for this call.
     unsafe { rustix::ioctl::ioctl(&tap, offload) }.context("TUNSETOFFLOAD")?;
     Ok(tap)

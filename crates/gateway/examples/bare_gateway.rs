@@ -1,5 +1,6 @@
-//! A gateway on the link that is standard input (a TAP device or a sequential-packet socket): every connection goes to
-//! the same port of 127.0.0.1, every name is 192.0.2.1. For rigs that open the link and start this in it.
+//! `bare_gateway MTU`: a gateway on the link that is standard input (a TAP device or a sequential-packet socket): every
+//! connection goes to the same port of 127.0.0.1, every name is 192.0.2.1. For rigs that open the link and start this in
+//! it.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stderr, reason = "an example talks to a person")]
 
@@ -10,9 +11,8 @@ use std::time::Duration;
 
 use agent_vm_gateway::{
     Answer, Denied, DnsFailure, Family, FlowHandler, FlowRefusal, FlowRequest, Gateway,
-    GatewayConfig, GuestStream, LocalBoxFuture, OpenedFlow, Resolver,
+    GatewayConfig, GuestStream, LocalBoxFuture, OpenedFlow, Relayed, Resolver, relay,
 };
-use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
 
 struct Loopback;
@@ -50,10 +50,9 @@ impl FlowHandler for Loopback {
 }
 
 impl OpenedFlow for Dialled {
-    fn serve(mut self: Box<Self>, mut guest: GuestStream) -> LocalBoxFuture<'static, ()> {
+    fn serve(self: Box<Self>, guest: GuestStream) -> LocalBoxFuture<'static, ()> {
         Box::pin(async move {
-            let size = 32 * 1024;
-            let _ = copy_bidirectional_with_sizes(&mut guest, &mut self.0, size, size).await;
+            relay(guest, self.0, &Relayed::default()).await;
         })
     }
 }
@@ -75,13 +74,18 @@ impl Resolver for Loopback {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let link = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let mtu = std::env::args().nth(1).map(|mtu| mtu.parse()).transpose()?;
+    let config = GatewayConfig {
+        mtu: mtu.unwrap_or(agent_vm_gateway::DEFAULT_MTU),
+        ..GatewayConfig::default()
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let handler = Rc::new(Loopback);
-        let gateway = Gateway::new(GatewayConfig::default(), link, handler.clone(), handler)?;
+        let gateway = Gateway::new(config, link, handler.clone(), handler)?;
         let counters = gateway.run().await?;
         eprintln!("{counters:?}");
         Ok(())
