@@ -5,6 +5,13 @@
 //! for another: nobody waits while others wait for him. Shares are given in the order they were asked for, so a layer that needs much
 //! waits for a bounded time and then runs by itself. What does not grow (buffers, decoders without their windows, the program itself) is
 //! not counted; it takes the rest of the 96 MiB. The tree of all layers is made when no other is there, with the whole budget as its room.
+//!
+//! | what | limit |
+//! |---|---|
+//! | a file with one name, beside the bytes of the name | 60 bytes; about 34 more for owner and mode no other file has |
+//! | files of a layer, and of an image with all its layers (replaced ones counted) | what the budget has room for: 10⁶ with names of 15 bytes on average |
+//! | a zstd window | 64 MiB, however many files are behind it |
+//! | an image beyond that | refused, naming the layer and the entry |
 
 use std::sync::Arc;
 

@@ -9,16 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use super::*;
-
-fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().expect("the tool is installed");
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() {
-        Ok(text)
-    } else {
-        Err(text)
-    }
-}
+use crate::test_mount::run;
 
 fn disk(size: u64) -> (tempfile::TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().unwrap();

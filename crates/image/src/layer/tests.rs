@@ -168,6 +168,28 @@ fn a_window_of_the_largest_size_is_read() {
 }
 
 #[test]
+fn a_tree_that_needs_more_than_was_expected_gets_all_the_memory() {
+    let deep = (0..100).map(|number| E::file(format!("{number}/{}f", "d/".repeat(200)), ""));
+    let archive = TestArchive::of(deep);
+    let (limits, mut journal) = (Limits::new(30_000, 0), Journal::in_memory());
+    let mut data = DataWriter::new(Memory::default());
+    let mut reader = Archive::new(archive.as_slice());
+    convert::read(&mut reader, &mut data, &limits, &mut journal).unwrap();
+    let (tree, share) = make_tree(&mut journal, &limits, &MemoryBudget::new()).unwrap();
+    assert_eq!(tree.node_count(), 100 * 202 + 1);
+    assert_eq!(share.bytes(), MEMORY_BUDGET);
+    let left = limits.entries.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(left, 30_000 - 100 * 202, "directories are counted once");
+    let error = convert::tree(&mut journal, &limits, 100_000).unwrap_err();
+    let said = "than 72 MiB of memory have room for, from entry `";
+    assert!(error.to_string().contains(said), "{error}");
+    assert_eq!(
+        left,
+        limits.entries.load(std::sync::atomic::Ordering::Relaxed)
+    );
+}
+
+#[test]
 fn a_stream_that_ends_early_is_no_layer() {
     let archive = archive();
     let announced = Blob {

@@ -5,14 +5,10 @@ use std::io::{Read as _, Write as _};
 use agent_vm_image::ImageDigest;
 use serde_json::{Value, json};
 
+pub(crate) use crate::oci::{
+    OCI_CONFIG, OCI_GZIP, OCI_INDEX, OCI_MANIFEST, OCI_TAR, OCI_ZSTD, native,
+};
 use crate::test_archive::{TestArchive, TestEntry};
-
-pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub(crate) const OCI_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
-pub(crate) const OCI_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-pub(crate) const OCI_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 /// A whole image as a registry serves it, in its parts.
 pub(crate) struct Hostile {
@@ -183,15 +179,6 @@ impl Hostile {
         self.documents
             .push(Document::new(OCI_INDEX, index.to_string().into_bytes()));
         self
-    }
-}
-
-/// The architecture images are for unless a case says otherwise.
-pub(crate) fn native() -> &'static str {
-    if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        "amd64"
     }
 }
 

@@ -22,7 +22,8 @@ places that absolute names lead to are untouched, and every message is printable
 
 Beyond the table: archives GNU tar itself writes in all its sparse forms, a Debian image of three layers, and stacks of layers made by
 chance are compared in the same way (`cases/sparse.rs`, `debian.rs`, `random.rs`); all rows and a layer of a million files are pulled
-by a process whose peak memory is measured (`memory.rs`; three such layers at once are refused); what fuzzing found is tried again (`replay.rs`).
+by a process whose peak memory is measured (`memory.rs`; also behind a zstd window of 64 MiB; three such layers are refused); what
+fuzzing found is tried again (`replay.rs`).
 Faults of the wire (cuts, stalls, lying headers, tokens, redirects) are in `crates/image/tests/pull`.
 ";
 

@@ -7,6 +7,7 @@ use agent_vm_test_support::registry::Registry;
 
 use crate::build::Hostile;
 use crate::case::{Case, Other, Outcome};
+use crate::oci::told;
 use crate::{served, umoci, view};
 
 /// Where absolute names and links of the corpus lead.
@@ -155,15 +156,4 @@ impl Bench {
             found => Err(format!("the store has it all the same: {found:?}")),
         }
     }
-}
-
-/// An error with all its causes, as a person would read it.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -17,6 +17,7 @@ mod document;
 mod judge;
 mod listing;
 mod memory;
+mod oci;
 mod random;
 mod replay;
 mod served;

@@ -10,6 +10,8 @@ mod case;
 mod faults;
 mod memory;
 mod misbehaving;
+#[path = "../corpus/oci.rs"]
+mod oci;
 mod real_registry;
 mod server;
 mod signatures;
