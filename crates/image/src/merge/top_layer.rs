@@ -6,10 +6,9 @@ use std::io;
 
 use super::Merge;
 use super::follow::Missing;
-use crate::convert::PathError;
+use crate::convert::{MAX_ENTRIES, PathError};
 use crate::erofs::{BlockInput, LayerReader, ReadError, StoredInode, Stream, names};
 use crate::escape::Escaped;
-use crate::memory::MEMORY_BUDGET;
 use crate::tree::{NewNode, NodeId, ROOT, S_IFDIR, S_IFLNK, TreeFull};
 
 /// Why a layer cannot be put on top of the others.
@@ -39,8 +38,6 @@ impl From<TreeFull> for Refusal {
     }
 }
 
-/// The most names of one layer: more than its own tree had room for.
-const MAX_LAYER_NAMES: u64 = MEMORY_BUDGET / 16;
 /// Room for a directory still to go through, and for a file that was found and may be asked for again: twice while their lists grow.
 const PENDING_BYTES: u64 = 16;
 const FOUND_BYTES: u64 = 40;
@@ -120,8 +117,8 @@ impl<'a, I: BlockInput> TopLayer<'a, I> {
             into: ROOT,
         }]);
         self.merge.tree.set_aside(PENDING_BYTES)?;
-        // A damaged layer may go round, a sound one comes to each of its directories once.
-        let (mut directories_left, mut names_left) = (self.reader.inodes(), MAX_LAYER_NAMES);
+        // A damaged layer may go round, a sound one comes to each of its directories once and has no more names than its archive had entries.
+        let (mut directories_left, mut names_left) = (self.reader.inodes(), MAX_ENTRIES);
         while let Some(Pending { nid, into }) = ahead.pop_front() {
             directories_left = directories_left.checked_sub(1).ok_or(Refusal::Damaged)?;
             self.merge.tree.put_back(PENDING_BYTES);
