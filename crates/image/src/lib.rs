@@ -4,7 +4,7 @@
 //! fills the store from a registry. Nothing of an image is ever unpacked onto the host's file system; every byte from a registry is
 //! untrusted until its digest is checked, and its names, sizes and numbers stay untrusted after that.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod archive;
 mod config;

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
+mod allocator;
+
 /// What a pull may take for windows and trees together, in bytes.
 pub(crate) const MEMORY_BUDGET: u64 = 72 << 20;
 
@@ -43,8 +45,9 @@ pub(crate) struct MemoryShare {
 }
 
 impl MemoryBudget {
-    /// A budget of [`MEMORY_BUDGET`] bytes.
+    /// A budget of [`MEMORY_BUDGET`] bytes. What is given back is free for the system too, from then on.
     pub(crate) fn new() -> Arc<Self> {
+        allocator::give_back_what_is_freed();
         Arc::new(Self {
             state: Mutex::new(State {
                 free: MEMORY_BUDGET,
