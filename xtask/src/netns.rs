@@ -44,6 +44,8 @@ struct GuestView {
     mtu: u32,
     gateway_v4: String,
     gateway_v6: String,
+    search: Vec<String>,
+    ndots: u8,
 }
 
 #[derive(Debug, Deserialize)]
@@ -197,9 +199,15 @@ fn run_command(
     let system = fs_err::read_to_string("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
     fs_err::write(&bundle, format!("{system}\n{}", view.ca_pem))?;
     fs_err::write(directory.join("ca.pem"), &view.ca_pem)?;
+    let search = match &view.search[..] {
+        [] => String::new(),
+        domains => format!("search {}\n", domains.join(" ")),
+    };
+    let server = format!("nameserver {}\n", view.gateway_v4);
+    let options = format!("options edns0 trust-ad ndots:{}\n", view.ndots);
     fs_err::write(
         directory.join("resolv.conf"),
-        format!("nameserver {}\n", view.gateway_v4),
+        format!("{server}{search}{options}"),
     )?;
     let script = "mount --bind \"$0/bundle.pem\" /etc/ssl/certs/ca-certificates.crt && \
         mount --bind \"$0/resolv.conf\" \"$(readlink -f /etc/resolv.conf)\" && exec \"$@\"";

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use agent_vm_gateway::{
-    Answer, Denied, DnsFailure, Family, FlowHandler, FlowRefusal, FlowRequest, Gateway,
-    GatewayConfig, GuestStream, LocalBoxFuture, OpenedFlow, Relayed, Resolver, relay,
+    Answer, Denied, DnsFailure, FlowHandler, FlowRefusal, FlowRequest, Gateway, GatewayConfig,
+    GuestStream, LocalBoxFuture, OpenedFlow, Question, Relayed, Resolver, relay,
 };
 use tokio::net::TcpStream;
 
@@ -58,17 +58,10 @@ impl OpenedFlow for Dialled {
 }
 
 impl Resolver for Loopback {
-    fn resolve(
-        &self,
-        _name: &str,
-        family: Family,
-    ) -> LocalBoxFuture<'static, Result<Answer, DnsFailure>> {
-        let addresses = match family {
-            Family::V4 => vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))],
-            Family::V6 => Vec::new(),
-        };
-        let ttl = Duration::from_secs(60);
-        Box::pin(async move { Ok(Answer { addresses, ttl }) })
+    fn resolve(&self, question: &Question) -> LocalBoxFuture<'static, Result<Answer, DnsFailure>> {
+        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let answer = Answer::of_addresses(question, [address], Duration::from_secs(60));
+        Box::pin(async move { Ok(answer) })
     }
 }
 

@@ -139,7 +139,7 @@ pub const READ_BATCH_BYTES: usize = 256 * 1024;
 /// Frames one flow may send before the next flow has its turn.
 pub const FLOW_BURST: usize = 8;
 
-/// DNS questions being answered at one time; more are dropped and asked again by the guest.
+/// DNS questions being answered at one time; more are refused.
 pub const MAX_DNS_QUERIES: usize = 256;
 
 /// Connections to our DNS server over TCP at one time.

@@ -62,8 +62,28 @@ pub trait FlowHandler {
     /// an IPv4-mapped one comes as IPv4.
     fn address_allowed(&self, name: &str, address: IpAddr) -> bool;
 
+    /// What the guest may be told about `name`, asked before the name is. It is in lower case without a final dot, of a
+    /// service (`_https._tcp.a.test`) the host's; empty for the root. It need not be a name that a host can have. Called
+    /// once for each question; what is denied here is not reported by [`FlowHandler::denied`].
+    fn name_treatment(&self, name: &str) -> NameTreatment {
+        let _ = name;
+        NameTreatment::Plain
+    }
+
     /// Something was denied without being asked about; for the audit log. Calls are rate-limited by the gateway.
     fn denied(&self, denied: Denied);
+}
+
+/// What our DNS server may say about a name, from the weakest to the strongest treatment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NameTreatment {
+    /// Everything that passes the rebinding filter.
+    Plain,
+    /// As [`NameTreatment::Plain`], without what would lead its connections past the egress: keys for an encrypted
+    /// ClientHello, address hints, HTTP/3 (RFC 9460).
+    Intercepted,
+    /// That it does not exist.
+    Denied,
 }
 
 /// A flow whose far end is connected.
@@ -136,7 +156,7 @@ pub enum DenyReason {
     Destination,
     /// Too many flows at once.
     Limit,
-    /// A DNS answer pointed a name at an address that is not allowed.
+    /// A DNS answer pointed a name at an address that is not allowed, or such an address was asked for its name.
     Rebinding,
 }
 

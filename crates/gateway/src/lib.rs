@@ -34,13 +34,14 @@ pub use config::{
     MAX_OVERRIDDEN_NAMES, MAX_POOLED, MAX_QUEUED_FRAMES, READ_BATCH, READ_BATCH_BYTES,
     SILENCE_LIMIT, SILENT_REFUSAL, SYNTHETIC_NETWORK,
 };
-pub use dns::host_resolver::HostResolver;
-pub use dns::resolver::{Answer, DnsFailure, Family, MAX_ANSWER_ADDRESSES, Resolver};
-pub use fuzz::{fuzz_dns_query, fuzz_dns_reply, fuzz_frame};
+pub use dns::fuzz::{fuzz_dns_query, fuzz_dns_reply};
+pub use dns::host_resolver::{HostResolver, SearchRule};
+pub use dns::resolver::{Answer, DnsFailure, Family, MAX_ANSWER_ADDRESSES, Question, Resolver};
+pub use fuzz::fuzz_frame;
 pub use gateway::{Gateway, GatewayError};
 pub use handler::{
-    Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest, LocalBoxFuture, OpenedFlow,
-    Transport,
+    Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest, LocalBoxFuture, NameTreatment,
+    OpenedFlow, Transport,
 };
 pub use link::LinkCounters;
 pub use relay::{RelayEnd, Relayed, relay};

@@ -140,6 +140,9 @@ impl Switch {
 
     /// Lets every flow that has something to send have its turn; says whether some want another at once.
     pub(crate) fn serve_flows(&mut self) -> bool {
+        for denied in self.dns.take_denied() {
+            self.report(denied);
+        }
         while let Some(flow) = self.timers.pop_due(self.now) {
             flow.mark_dirty();
         }
@@ -292,7 +295,8 @@ impl Switch {
 
     fn dns(&mut self, datagram: &DnsDatagram<'_>) {
         if self.dns_queries >= MAX_DNS_QUERIES {
-            return;
+            let refusal = self.dns.refuse_datagram(datagram.query);
+            return self.send_answer(datagram.server, datagram.guest_port, refusal);
         }
         self.dns_queries += 1;
         self.starts.push(Start::Question {
@@ -305,18 +309,18 @@ impl Switch {
     /// A DNS question is done with; `answer` goes to the guest.
     pub(crate) fn answered(&mut self, server: IpAddr, guest_port: u16, answer: Option<Vec<u8>>) {
         self.dns_queries -= 1;
-        if let Some(answer) = answer {
-            let guest = match server {
-                IpAddr::V4(_) => IpAddr::V4(self.config.addresses.guest_v4),
-                IpAddr::V6(_) => IpAddr::V6(self.config.addresses.guest_v6),
-            };
-            let packet = reply::datagram((server, DNS_PORT), (guest, guest_port), &answer);
-            self.send_packet(packet);
-        }
-        for denied in self.dns.take_denied() {
-            self.report(denied);
-        }
+        self.send_answer(server, guest_port, answer);
         self.shared.wake();
+    }
+
+    fn send_answer(&mut self, server: IpAddr, guest_port: u16, answer: Option<Vec<u8>>) {
+        let Some(answer) = answer else { return };
+        let guest = match server {
+            IpAddr::V4(_) => IpAddr::V4(self.config.addresses.guest_v4),
+            IpAddr::V6(_) => IpAddr::V6(self.config.addresses.guest_v6),
+        };
+        let packet = reply::datagram((server, DNS_PORT), (guest, guest_port), &answer);
+        self.send_packet(packet);
     }
 
     fn refuse_packet(&mut self, refused: &Refused<'_>) {

@@ -35,10 +35,7 @@ fn write_files(tree: &Tree, boot: &Boot) -> Result<Vec<String>, IdentityError> {
     tree.write_at("/etc/hostname", format!("{}\n", boot.hostname).as_bytes())?;
     tree.write_at("/etc/hosts", hosts.as_bytes())?;
     if let Some(network) = &boot.network {
-        tree.write_at(
-            "/etc/resolv.conf",
-            network::resolv_conf(&network.dns).as_bytes(),
-        )?;
+        tree.write_at("/etc/resolv.conf", network::resolv_conf(network).as_bytes())?;
     }
     let warnings = if boot.ca_pem.is_empty() {
         Vec::new()

@@ -1,7 +1,6 @@
 //! Static network: loopback, and the one card with the address the host gave. Nothing is waited for or discovered.
 
 use std::io;
-use std::net::IpAddr;
 
 use agent_vm_protocol::Network;
 use thiserror::Error;
@@ -78,14 +77,17 @@ fn configure_card(netlink: &mut Netlink, network: &Network) -> Result<(), Networ
     Ok(())
 }
 
-/// `/etc/resolv.conf` for these servers.
+/// `/etc/resolv.conf` with these servers and search domains.
 #[must_use]
-pub fn resolv_conf(servers: &[IpAddr]) -> String {
+pub fn resolv_conf(network: &Network) -> String {
     let mut text = String::new();
-    for server in servers {
+    for server in &network.dns {
         text.push_str(&format!("nameserver {server}\n"));
     }
-    text.push_str("options edns0 trust-ad\n");
+    if !network.search.is_empty() {
+        text.push_str(&format!("search {}\n", network.search.join(" ")));
+    }
+    text.push_str(&format!("options edns0 trust-ad ndots:{}\n", network.ndots));
     text
 }
 
@@ -125,38 +127,52 @@ fn step<T>(action: &'static str, result: io::Result<T>) -> Result<T, NetworkErro
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use agent_vm_protocol::Ipv4Config;
 
     use super::*;
 
+    fn network() -> Network {
+        let address = Ipv4Addr::new(10, 118, 0, 2);
+        Network {
+            mac: [0; 6],
+            mtu: 1500,
+            ipv4: Ipv4Config {
+                address,
+                prefix: 30,
+                gateway: address,
+            },
+            ipv6: None,
+            dns: Vec::new(),
+            search: Vec::new(),
+            ndots: 1,
+        }
+    }
+
     #[test]
-    fn resolv_conf_lists_servers_in_order() {
-        let servers = [
+    fn resolv_conf_lists_servers_and_search_domains_in_order() {
+        let mut network = network();
+        network.dns = vec![
             IpAddr::from([10, 118, 0, 1]),
             "fd76:6d00::1".parse().unwrap(),
         ];
-        assert!(
-            resolv_conf(&servers).starts_with("nameserver 10.118.0.1\nnameserver fd76:6d00::1\n")
+        assert_eq!(
+            resolv_conf(&network),
+            "nameserver 10.118.0.1\nnameserver fd76:6d00::1\noptions edns0 trust-ad ndots:1\n"
+        );
+        network.dns.pop();
+        network.search = vec!["corp.test".to_owned(), "lan".to_owned()];
+        network.ndots = 2;
+        assert_eq!(
+            resolv_conf(&network),
+            "nameserver 10.118.0.1\nsearch corp.test lan\noptions edns0 trust-ad ndots:2\n"
         );
     }
 
     #[test]
     fn hosts_names_the_machine_at_its_own_address() {
-        let address = Ipv4Addr::new(10, 118, 0, 2);
-        let ipv4 = Ipv4Config {
-            address,
-            prefix: 30,
-            gateway: address,
-        };
-        let network = Network {
-            mac: [0; 6],
-            mtu: 1500,
-            ipv4,
-            ipv6: None,
-            dns: Vec::new(),
-        };
+        let network = network();
         assert!(hosts("box", Some(&network)).ends_with("10.118.0.2\tbox\n"));
         assert!(hosts("box", None).ends_with("127.0.1.1\tbox\n"));
     }
@@ -172,19 +188,8 @@ mod tests {
 
     #[test]
     fn a_card_that_is_not_there_is_named() {
-        let address = Ipv4Addr::LOCALHOST;
-        let ipv4 = Ipv4Config {
-            address,
-            prefix: 8,
-            gateway: address,
-        };
-        let network = Network {
-            mac: [2, 0xfe, 0, 0, 0, 9],
-            mtu: 1500,
-            ipv4,
-            ipv6: None,
-            dns: Vec::new(),
-        };
+        let mut network = network();
+        network.mac = [2, 0xfe, 0, 0, 0, 9];
         let error = configure_card(&mut Netlink::open().unwrap(), &network).unwrap_err();
         assert_eq!(
             error.to_string(),

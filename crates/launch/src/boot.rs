@@ -1,7 +1,7 @@
 //! Third step: the network runs, the virtual machine runs, the guest has its mounts and says it is ready.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use agent_vm_egress::Egress;
@@ -81,7 +81,8 @@ impl Prepared {
         } = self;
         let request = resolved.request;
         let config = gateway_config(&request);
-        let link = (&config.addresses, config.mtu);
+        let resolver = host_resolver();
+        let link = (&config.addresses, config.mtu, resolver.search_rule());
         let mut boot = boot(&request, &resolved.plan, link, egress.ca_pem())?;
         if resolved.disk.keep.is_some() {
             for_kept_disk(&mut boot);
@@ -90,7 +91,7 @@ impl Prepared {
 
         let mut services = JoinSet::new();
         let network = pair(SocketType::SEQPACKET)?;
-        serve_network(&mut services, config, network.0, egress)?;
+        serve_network(&mut services, config, network.0, (egress, resolver))?;
         let (console_pipe, console_writer) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|error| BootError::Descriptors(error.into()))?;
         let control = pair(SocketType::STREAM)?;
@@ -151,7 +152,12 @@ pub(crate) fn gateway_config(request: &LaunchRequest) -> GatewayConfig {
     }
 }
 
-/// Runs the gateway and, behind it, the egress on this end of the guest's link.
+/// What answers the guest's questions for names: the host's own name servers and tables, whatever they are at the time.
+pub(crate) fn host_resolver() -> HostResolver {
+    HostResolver::watching(Path::new("/etc/resolv.conf"), Path::new("/etc/hosts"))
+}
+
+/// Runs the gateway and, behind it, the egress and the resolver on this end of the guest's link.
 ///
 /// # Errors
 /// When the link is not usable.
@@ -159,10 +165,8 @@ pub(crate) fn serve_network(
     services: &mut JoinSet<()>,
     config: GatewayConfig,
     link: OwnedFd,
-    egress: Egress,
+    (egress, resolver): (Egress, HostResolver),
 ) -> Result<(), GatewayError> {
-    let text = |path| fs_err::read_to_string(path).unwrap_or_default();
-    let resolver = HostResolver::new(&text("/etc/resolv.conf"), &text("/etc/hosts"));
     let gateway = Gateway::new(
         config,
         link,

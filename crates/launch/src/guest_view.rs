@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use agent_vm_gateway::LinkAddresses;
+use agent_vm_gateway::{LinkAddresses, SearchRule};
 use agent_vm_protocol::{
     Access, Boot, BootFile, GuestPath, GuestPathError, Ipv4Config, Ipv6Config, Lower, Network,
     Root, Share, ShareKind, Upper,
@@ -45,7 +45,7 @@ pub(crate) fn guest_path(path: &Path) -> Result<GuestPath, GuestPathInvalid> {
 pub(crate) fn boot(
     request: &LaunchRequest,
     plan: &Plan,
-    link: (&LinkAddresses, u16),
+    link: (&LinkAddresses, u16, SearchRule),
     ca_pem: &str,
 ) -> Result<Boot, GuestPathInvalid> {
     let shares = plan
@@ -104,7 +104,7 @@ fn share((index, mount): (usize, &Mount)) -> Result<Share, GuestPathInvalid> {
     })
 }
 
-fn network((addresses, mtu): (&LinkAddresses, u16)) -> Network {
+fn network((addresses, mtu, search): (&LinkAddresses, u16, SearchRule)) -> Network {
     Network {
         mac: addresses.guest_mac,
         mtu: u32::from(mtu),
@@ -119,6 +119,8 @@ fn network((addresses, mtu): (&LinkAddresses, u16)) -> Network {
             gateway: addresses.gateway_v6,
         }),
         dns: vec![addresses.gateway_v4.into()],
+        search: search.domains,
+        ndots: search.ndots,
     }
 }
 

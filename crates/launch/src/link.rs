@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::boot::{gateway_config, serve_network};
+use crate::boot::{gateway_config, host_resolver, serve_network};
 use crate::guest_view::{GUEST_HOME, environment};
 use crate::prepare::{PrepareError, egress};
 use crate::request::LaunchRequest;
@@ -72,6 +72,8 @@ struct GuestView {
     mtu: u32,
     gateway_v4: String,
     gateway_v6: String,
+    search: Vec<String>,
+    ndots: u8,
 }
 
 /// A file of the guest, its path absolute.
@@ -109,11 +111,17 @@ async fn serve(
     let session = SessionDirectory::create(&request.directories)?;
     let egress = egress(request, session.id())?;
     let config = gateway_config(request);
-    let mut line = serde_json::to_vec(&view(request, &config, egress.ca_pem()))
-        .expect("plain data has a JSON form");
+    let resolver = host_resolver();
+    let search = resolver.search_rule();
+    let view = GuestView {
+        search: search.domains,
+        ndots: search.ndots,
+        ..view(request, &config, egress.ca_pem())
+    };
+    let mut line = serde_json::to_vec(&view).expect("plain data has a JSON form");
     line.push(b'\n');
     let mut services = JoinSet::new();
-    serve_network(&mut services, config, device, egress)?;
+    serve_network(&mut services, config, device, (egress, resolver))?;
     stream.set_nonblocking(true).map_err(LinkError::Stream)?;
     let mut stream = UnixStream::from_std(stream).map_err(LinkError::Stream)?;
     stream.write_all(&line).await.map_err(LinkError::Stream)?;
@@ -171,6 +179,8 @@ fn view(request: &LaunchRequest, config: &GatewayConfig, ca_pem: &str) -> GuestV
         mtu: u32::from(config.mtu),
         gateway_v4: addresses.gateway_v4.to_string(),
         gateway_v6: addresses.gateway_v6.to_string(),
+        search: Vec::new(),
+        ndots: 1,
     }
 }
 

@@ -8,7 +8,7 @@ use agent_vm_egress::{
 };
 use agent_vm_gateway::{
     Denied, DenyReason as GatewayReason, FlowHandler, FlowRefusal, FlowRequest, GuestStream,
-    LocalBoxFuture, OpenedFlow, Transport,
+    LocalBoxFuture, NameTreatment, OpenedFlow, Transport,
 };
 use agent_vm_policy::{AddressClass, DenyReason, HostName, classify};
 
@@ -49,6 +49,13 @@ impl FlowHandler for EgressHandler {
 
     fn address_allowed(&self, _name: &str, address: IpAddr) -> bool {
         classify(address) == AddressClass::Global
+    }
+
+    fn name_treatment(&self, name: &str) -> NameTreatment {
+        match HostName::parse(name) {
+            Ok(host) if self.egress.policy().intercepts(&host) => NameTreatment::Intercepted,
+            _ => NameTreatment::Plain,
+        }
     }
 
     fn denied(&self, denied: Denied) {

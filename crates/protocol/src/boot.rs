@@ -94,6 +94,10 @@ pub struct Network {
     pub ipv6: Option<Ipv6Config>,
     /// Name servers for `/etc/resolv.conf`, in order.
     pub dns: Vec<IpAddr>,
+    /// Domains that short names are tried in, for `/etc/resolv.conf` (resolv.conf(5)): letters, digits, `-`, `_`, `.`.
+    pub search: Vec<String>,
+    /// Names with fewer dots are tried in those domains first.
+    pub ndots: u8,
 }
 
 /// One IPv4 address with its network.

@@ -46,7 +46,7 @@ pub use messages::{Access, GuestError, GuestErrorKind, GuestMessage, HostMessage
 /// Version of this protocol. Host and guest must have the same one.
 ///
 /// `Hello` keeps its encoding for ever; everything else may change with this number.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Identifies the protocol in `Hello`: a peer of another kind is recognised before its version is looked at.
 pub const MAGIC: [u8; 8] = *b"agent-vm";

@@ -1,106 +1,167 @@
-//! The host's own ideas about names: the text of `/etc/resolv.conf` and `/etc/hosts`, read by whoever embeds us.
+//! The host's own ideas about names, read again when its files change: a host moves between networks while a VM runs.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
 
-use super::resolver::Family;
+use tokio::time::Instant;
 
-/// Name servers of a `resolv.conf` (resolv.conf(5)), at most three; the local host if it names none. Addresses with a
-/// zone are left out.
-pub(crate) fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
-    let mut servers: Vec<SocketAddr> = lines(resolv_conf, &['#', ';'])
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let address = (words.next() == Some("nameserver")).then(|| words.next())??;
-            Some(SocketAddr::new(address.parse().ok()?, DNS_PORT))
-        })
-        .take(MAX_SERVERS)
-        .collect();
-    if servers.is_empty() {
-        servers.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), DNS_PORT));
-    }
-    servers
+use super::hosts_file::HostsFile;
+use super::resolv_conf::ResolvConf;
+
+/// Settings of the moment.
+#[derive(Debug, Clone)]
+pub(crate) struct HostNames {
+    pub(crate) settings: Rc<ResolvConf>,
+    pub(crate) hosts: Rc<HostsFile>,
 }
 
-/// Names of a `hosts` file (hosts(5)).
-#[derive(Debug, Clone, Default)]
-pub(crate) struct HostsFile {
-    addresses: HashMap<String, Vec<IpAddr>>,
-}
-
-impl HostsFile {
-    pub(crate) fn parse(text: &str) -> Self {
-        let mut addresses: HashMap<String, Vec<IpAddr>> = HashMap::new();
-        for line in lines(text, &['#']) {
-            let mut words = line.split_whitespace();
-            let Some(address) = words.next().and_then(|word| word.parse().ok()) else {
-                continue;
-            };
-            for name in words {
-                let name = name.trim_end_matches('.').to_ascii_lowercase();
-                addresses.entry(name).or_default().push(address);
-            }
+impl HostNames {
+    /// From the text of both files.
+    pub(crate) fn parse(resolv_conf: &str, hosts: &str) -> Self {
+        Self {
+            settings: Rc::new(ResolvConf::parse(resolv_conf, interface_index)),
+            hosts: Rc::new(HostsFile::parse(hosts)),
         }
-        Self { addresses }
-    }
-
-    /// Addresses of `name` in one family; `None` if the file does not know the name.
-    pub(crate) fn lookup(&self, name: &str, family: Family) -> Option<Vec<IpAddr>> {
-        let known = self.addresses.get(name)?;
-        let wanted = known.iter().filter(|address| match family {
-            Family::V4 => address.is_ipv4(),
-            Family::V6 => address.is_ipv6(),
-        });
-        Some(wanted.copied().collect())
     }
 }
 
-fn lines<'a>(text: &'a str, comment: &'static [char]) -> impl Iterator<Item = &'a str> {
-    text.lines()
-        .map(move |line| line.split(comment).next().unwrap_or_default().trim())
-        .filter(|line| !line.is_empty())
+/// Whether the files say something new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// They do not.
+    None,
+    /// They do: what was learnt before counts no longer.
+    New,
 }
 
-/// As many as the C library uses.
-const MAX_SERVERS: usize = 3;
+/// Where the settings come from.
+#[derive(Debug)]
+pub(crate) struct HostFiles {
+    pub(crate) names: HostNames,
+    watch: Option<Watch>,
+}
 
-/// DNS.
-const DNS_PORT: u16 = 53;
+#[derive(Debug)]
+struct Watch {
+    resolv_conf: PathBuf,
+    hosts: PathBuf,
+    seen: [Option<Stamp>; 2],
+    next_look: Instant,
+}
+
+/// What a file is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: SystemTime,
+    len: u64,
+}
+
+impl HostFiles {
+    /// Settings that do not change.
+    pub(crate) fn fixed(names: HostNames) -> Self {
+        Self { names, watch: None }
+    }
+
+    /// Settings of files that may change, come and go.
+    pub(crate) fn watched(resolv_conf: &Path, hosts: &Path) -> Self {
+        let (resolv_conf, hosts) = (resolv_conf.to_owned(), hosts.to_owned());
+        Self {
+            names: HostNames::parse(&text(&resolv_conf), &text(&hosts)),
+            watch: Some(Watch {
+                seen: [stamp(&resolv_conf), stamp(&hosts)],
+                resolv_conf,
+                hosts,
+                next_look: Instant::now() + LOOK_INTERVAL,
+            }),
+        }
+    }
+
+    /// Looks whether the files have changed, if it is time to.
+    pub(crate) fn refresh(&mut self, now: Instant) -> Change {
+        let Some(watch) = &mut self.watch else {
+            return Change::None;
+        };
+        if now < watch.next_look {
+            return Change::None;
+        }
+        watch.next_look = now + LOOK_INTERVAL;
+        let seen = [stamp(&watch.resolv_conf), stamp(&watch.hosts)];
+        if seen == watch.seen {
+            return Change::None;
+        }
+        watch.seen = seen;
+        self.names = HostNames::parse(&text(&watch.resolv_conf), &text(&watch.hosts));
+        Change::New
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs_err::metadata(path).ok()?;
+    Some(Stamp {
+        inode: metadata.ino(),
+        modified: metadata.modified().ok()?,
+        len: metadata.len(),
+    })
+}
+
+/// The start of a file; empty if it cannot be read.
+fn text(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(file) = fs_err::File::open(path) {
+        let _what_was_read_counts = file.take(MAX_FILE).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Index of a network interface of the host.
+fn interface_index(name: &str) -> Option<u32> {
+    let proper = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
+    if name.is_empty() || name.starts_with('.') || !name.bytes().all(proper) {
+        return None;
+    }
+    text(&Path::new("/sys/class/net").join(name).join("ifindex"))
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// How often the files are looked at, at most: only when a question comes.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes read of a file: block lists of a hundred thousand names are a tenth of it.
+const MAX_FILE: u64 = 32 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn reads_name_servers_in_order_and_skips_comments() {
-        let text = "# nameserver 9.9.9.9\nsearch a.test\nnameserver 192.0.2.1 # first\n\
-                    nameserver fd00::1\n; nameserver 8.8.8.8\nnameserver fe80::1%eth0\n";
-        let servers: Vec<_> = name_servers(text).iter().map(ToString::to_string).collect();
-        assert_eq!(servers, ["192.0.2.1:53", "[fd00::1]:53"]);
+    #[tokio::test(start_paused = true)]
+    async fn reads_files_again_when_they_change_but_not_all_the_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name| directory.path().join(name);
+        let (conf, hosts) = (file("resolv.conf"), file("hosts"));
+        fs_err::write(&conf, "nameserver 192.0.2.1\n").unwrap();
+        let mut files = HostFiles::watched(&conf, &hosts);
+        fs_err::write(&conf, "nameserver 192.0.2.10\nsearch lan\n").unwrap();
+        let now = Instant::now();
+        assert_eq!(files.refresh(now), Change::None, "not yet time to look");
+        assert_eq!(files.refresh(now + LOOK_INTERVAL), Change::New);
+        assert_eq!(files.names.settings.servers[0].to_string(), "192.0.2.10:53");
+        assert_eq!(files.refresh(now + 2 * LOOK_INTERVAL), Change::None);
+        fs_err::remove_file(&conf).unwrap();
+        assert_eq!(files.refresh(now + 3 * LOOK_INTERVAL), Change::New);
+        assert_eq!(files.names.settings.servers[0].to_string(), "127.0.0.1:53");
     }
 
     #[test]
-    fn asks_the_local_host_when_no_server_is_named() {
-        assert_eq!(
-            name_servers("options edns0\n")[0].to_string(),
-            "127.0.0.1:53"
-        );
-    }
-
-    #[test]
-    fn uses_no_more_servers_than_the_c_library() {
-        let text = "nameserver 192.0.2.1\n".repeat(9);
-        assert_eq!(name_servers(&text).len(), 3);
-    }
-
-    #[test]
-    fn hosts_file_gives_addresses_by_family() {
-        let file = HostsFile::parse(
-            "192.0.2.7 Printer.test printer # upstairs\nfd00::7 printer.test\nnonsense x\n",
-        );
-        let v4 = file.lookup("printer.test", Family::V4);
-        assert_eq!(v4, Some(vec![IpAddr::from([192, 0, 2, 7])]));
-        assert_eq!(file.lookup("printer", Family::V6), Some(vec![]));
-        assert_eq!(file.lookup("x", Family::V4), None);
+    fn interfaces_are_known_by_name_only() {
+        assert_eq!(interface_index("lo"), Some(1));
+        for name in ["", "..", "../lo", "lo/", "no-such"] {
+            assert_eq!(interface_index(name), None);
+        }
     }
 }

@@ -1,50 +1,24 @@
-//! DNS messages (RFC 1035) in both directions: the guest's questions and our answers, our questions and the host
-//! resolvers' replies. Bytes in, values out.
+//! DNS messages (RFC 1035, 6891) between the guest and us: its questions and our answers. Bytes in, values out.
+//!
+//! Our OPT record is our own: what the guest puts into its own (client subnet, cookies, padding) goes nowhere.
 
-use std::net::IpAddr;
-use std::time::Duration;
+use hickory_proto::op::{Edns, Message, OpCode, ResponseCode};
+use hickory_proto::rr::{DNSClass, Record, RecordType};
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-
-use super::resolver::{Answer, DnsFailure, Family, MAX_ANSWER_ADDRESSES};
+use super::resolver::{Answer, DnsFailure, Existence, Question, host_name, negative_ttl};
 
 /// A question from the guest.
 #[derive(Debug, Clone)]
-pub(crate) struct Question {
-    /// The name, lower case, without the final dot.
-    pub(crate) name: String,
-    /// What is asked for.
-    pub(crate) asked: Asked,
+pub(crate) struct Query {
+    pub(crate) question: Question,
     request: Message,
-}
-
-/// What a question asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// Addresses.
-    Addresses(Family),
-    /// Any other type: the answer is empty.
-    Other,
-}
-
-/// What an answer says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reply {
-    /// These addresses; none means "no data".
-    Addresses {
-        addresses: Vec<IpAddr>,
-        ttl: Duration,
-    },
-    /// A failure.
-    Failure(DnsFailure),
 }
 
 /// What to do with bytes that came to the DNS port.
 #[derive(Debug)]
 pub(crate) enum Parsed {
     /// A question to answer.
-    Question(Box<Question>),
+    Question(Box<Query>),
     /// A message that is answered at once with this.
     Answered(Vec<u8>),
     /// Nothing that has an answer.
@@ -56,86 +30,116 @@ pub(crate) fn read_query(bytes: &[u8]) -> Parsed {
     if bytes.len() > MAX_QUERY {
         return Parsed::Ignored;
     }
-    let Ok(request) = Message::from_vec(bytes) else {
-        // RFC 1035 §4.1.1: the header may still be good enough to say that the rest is not.
-        return match bytes.first_chunk::<4>() {
-            Some([high, low, flags, _]) if bytes.len() >= HEADER_LEN && flags & 0x80 == 0 => {
-                let id = u16::from_be_bytes([*high, *low]);
-                error(Message::error_msg(id, OpCode::Query, ResponseCode::FormErr))
-            }
-            _ => Parsed::Ignored,
-        };
+    let Some(header) = RawHeader::read(bytes) else {
+        return Parsed::Ignored;
     };
-    if request.metadata.message_type != MessageType::Query {
+    if header.is_response {
         return Parsed::Ignored;
     }
-    let refuse = |code| {
-        let mut message = Message::error_msg(request.metadata.id, request.metadata.op_code, code);
-        message.metadata.recursion_desired = request.metadata.recursion_desired;
-        message.metadata.recursion_available = true;
-        message.queries.clone_from(&request.queries);
-        error(message)
+    // RFC 1035 §4.1.1: the header may still be good enough to say that the rest is not. The count is looked at before
+    // a parser makes room for so many.
+    let malformed = || {
+        let code = ResponseCode::FormErr;
+        encode(&Message::error_msg(header.id, OpCode::Query, code))
     };
-    if request.metadata.op_code != OpCode::Query {
-        return refuse(ResponseCode::NotImp);
+    if header.questions > 1 {
+        return malformed();
     }
-    let [query] = &request.queries[..] else {
-        return refuse(ResponseCode::FormErr);
+    let Ok(request) = Message::from_vec(bytes) else {
+        return malformed();
     };
-    if query.query_class() != DNSClass::IN {
-        return refuse(ResponseCode::Refused);
+    match read_request(&request) {
+        Ok(question) => Parsed::Question(Box::new(Query { question, request })),
+        Err(code) => encode(&response(&request, code)),
     }
-    let Some(name) = host_name(query.name()) else {
-        return refuse(ResponseCode::NXDomain);
-    };
-    let asked = match query.query_type() {
-        RecordType::A => Asked::Addresses(Family::V4),
-        RecordType::AAAA => Asked::Addresses(Family::V6),
-        _ => Asked::Other,
-    };
-    Parsed::Question(Box::new(Question {
-        name,
-        asked,
-        request,
-    }))
 }
 
-impl Question {
-    /// How many bytes the guest takes in one datagram.
-    pub(crate) fn datagram_limit(&self) -> usize {
+/// The answer to a question that is not looked at: refused.
+pub(crate) fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
+    let header = RawHeader::read(bytes)?;
+    let message = Message::error_msg(header.id, OpCode::Query, ResponseCode::Refused);
+    let refused = !header.is_response;
+    refused.then(|| message.to_vec().ok())?
+}
+
+/// The question in a request, or why it has none.
+fn read_request(request: &Message) -> Result<Question, ResponseCode> {
+    if request.metadata.op_code != OpCode::Query {
+        return Err(ResponseCode::NotImp);
+    }
+    if request.version() > 0 {
+        return Err(ResponseCode::BADVERS);
+    }
+    let [query] = &request.queries[..] else {
+        return Err(ResponseCode::FormErr);
+    };
+    if query.query_class() != DNSClass::IN {
+        return Err(ResponseCode::Refused);
+    }
+    let kind = query.query_type();
+    if is_meta(kind) {
+        return Err(ResponseCode::NotImp);
+    }
+    let question = Question::new(query.name(), kind);
+    let for_hosts = question.family().is_some() || question.is_service();
+    if for_hosts && host_name(&question.name).is_none() {
+        return Err(ResponseCode::NXDomain);
+    }
+    Ok(question)
+}
+
+/// Types that ask for something else than records of a name (RFC 6895 §3.1), but for ANY.
+fn is_meta(kind: RecordType) -> bool {
+    matches!(u16::from(kind), 0 | 41 | 128..=254)
+}
+
+impl Query {
+    /// How many bytes the guest takes in one datagram (RFC 6891 §6.2.3), no more than `most`, which is what fits the
+    /// link.
+    pub(crate) fn datagram_limit(&self, most: usize) -> usize {
         let asked = self.request.edns.as_ref().map_or(0, Edns::max_payload);
-        usize::from(asked).clamp(CLASSIC_LIMIT, MAX_UDP_ANSWER)
+        usize::from(asked).clamp(CLASSIC_LIMIT, most.clamp(CLASSIC_LIMIT, MAX_UDP_ANSWER))
     }
 
     /// Writes the answer, cut down to a truncated one if it is longer than `limit` bytes.
-    pub(crate) fn answer(&self, reply: &Reply, limit: usize) -> Option<Vec<u8>> {
-        let request = &self.request;
-        let mut message = Message::response(request.metadata.id, OpCode::Query);
-        message.metadata.recursion_desired = request.metadata.recursion_desired;
-        message.metadata.recursion_available = true;
-        message.queries.clone_from(&request.queries);
-        if request.edns.is_some() {
-            let mut edns = Edns::new();
-            edns.set_max_payload(MAX_UDP_ANSWER as u16);
-            message.set_edns(edns);
-        }
-        match reply {
-            Reply::Addresses { addresses, ttl } => {
-                let name = request.queries.first()?.name();
-                let ttl = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
-                for address in addresses {
-                    message.add_answer(Record::from_rdata(name.clone(), ttl, rdata(*address)));
+    pub(crate) fn answer(
+        &self,
+        reply: &Result<Answer, DnsFailure>,
+        limit: usize,
+    ) -> Option<Vec<u8>> {
+        let mut message = response(&self.request, code(reply));
+        if let Ok(answer) = reply {
+            // Repeated as it was asked, for those who check the case of the letters.
+            let asked = self.request.queries.first()?.name();
+            let as_asked = |mut record: Record| {
+                if record.name == *asked {
+                    record.name.clone_from(asked);
                 }
-            }
-            Reply::Failure(failure) => {
-                message.metadata.response_code = match failure {
-                    DnsFailure::NoSuchName => ResponseCode::NXDomain,
-                    DnsFailure::ServerFailure => ResponseCode::ServFail,
-                    DnsFailure::Refused => ResponseCode::Refused,
+                record
+            };
+            message.answers = answer.records.iter().cloned().map(as_asked).collect();
+            if !answer.has_data(self.question.kind) {
+                let negative = |mut soa: Record| {
+                    soa.ttl = negative_ttl(&soa);
+                    soa
                 };
+                let soa = answer.soa.as_deref().cloned();
+                message.authorities = soa.map(negative).into_iter().collect();
             }
+            let wanted = self.request.metadata.authentic_data
+                || self
+                    .request
+                    .edns
+                    .as_ref()
+                    .is_some_and(|edns| edns.flags().dnssec_ok);
+            message.metadata.authentic_data = answer.authentic && wanted;
         }
-        let bytes = message.to_vec().ok()?;
+        let bytes = match message.to_vec() {
+            Ok(bytes) => bytes,
+            Err(_) => response(&self.request, ResponseCode::ServFail)
+                .to_vec()
+                .ok()?,
+        };
         if bytes.len() <= limit {
             return Some(bytes);
         }
@@ -143,150 +147,54 @@ impl Question {
     }
 }
 
-fn error(message: Message) -> Parsed {
-    message.to_vec().map_or(Parsed::Ignored, Parsed::Answered)
-}
-
-fn rdata(address: IpAddr) -> RData {
-    match address {
-        IpAddr::V4(v4) => RData::A(v4.into()),
-        IpAddr::V6(v6) => RData::AAAA(v6.into()),
+fn code(reply: &Result<Answer, DnsFailure>) -> ResponseCode {
+    match reply {
+        Ok(answer) => match answer.existence {
+            Existence::Exists => ResponseCode::NoError,
+            Existence::NoSuchName => ResponseCode::NXDomain,
+        },
+        Err(DnsFailure::ServerFailure) => ResponseCode::ServFail,
+        Err(DnsFailure::Refused) => ResponseCode::Refused,
     }
 }
 
-/// The name in the form the rest of agent-vm uses, if it can be a host's: labels of letters, digits, `-` and `_`.
-pub(crate) fn host_name(name: &Name) -> Option<String> {
-    let labels: Vec<&[u8]> = name.iter().collect();
-    let proper = |label: &&[u8]| {
-        label
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    if labels.is_empty() || !labels.iter().all(proper) {
-        return None;
-    }
-    let mut text = String::with_capacity(name.len());
-    for label in labels {
-        if !text.is_empty() {
-            text.push('.');
-        }
-        text.extend(
-            label
-                .iter()
-                .map(|byte| char::from(byte.to_ascii_lowercase())),
-        );
-    }
-    Some(text)
-}
-
-/// A question of ours to a host resolver.
-#[derive(Debug, Clone)]
-pub(crate) struct OwnQuestion {
-    id: u16,
-    query: Query,
-    family: Family,
-}
-
-impl OwnQuestion {
-    /// A question for the addresses of `name`, with the given transaction id.
-    pub(crate) fn new(name: &str, family: Family, id: u16) -> Option<Self> {
-        let mut name = Name::from_labels(name.split('.').map(str::as_bytes)).ok()?;
-        name.set_fqdn(true);
-        let kind = match family {
-            Family::V4 => RecordType::A,
-            Family::V6 => RecordType::AAAA,
-        };
-        Some(Self {
-            id,
-            query: Query::query(name, kind),
-            family,
-        })
-    }
-
-    /// The bytes to send.
-    pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
-        let mut message = Message::new(self.id, MessageType::Query, OpCode::Query);
-        message.metadata.recursion_desired = true;
-        message.add_query(self.query.clone());
+/// A response without records.
+fn response(request: &Message, code: ResponseCode) -> Message {
+    let mut message = Message::error_msg(request.metadata.id, request.metadata.op_code, code);
+    message.metadata.recursion_desired = request.metadata.recursion_desired;
+    message.metadata.checking_disabled = request.metadata.checking_disabled;
+    message.metadata.recursion_available = true;
+    message.queries.clone_from(&request.queries);
+    if request.edns.is_some() {
         let mut edns = Edns::new();
         edns.set_max_payload(OUR_PAYLOAD);
         message.set_edns(edns);
-        message.to_vec().ok()
     }
-
-    /// Reads a reply. `None` means that it does not belong to this question: a forged or a late one.
-    pub(crate) fn read_reply(&self, bytes: &[u8]) -> Option<ServerReply> {
-        let message = Message::from_vec(bytes).ok()?;
-        let metadata = &message.metadata;
-        let [query] = &message.queries[..] else {
-            return None;
-        };
-        let ours = metadata.message_type == MessageType::Response
-            && metadata.id == self.id
-            && metadata.op_code == OpCode::Query
-            && query.query_type() == self.query.query_type()
-            && query.query_class() == DNSClass::IN
-            && query.name().eq_ignore_root(self.query.name());
-        if !ours {
-            return None;
-        }
-        if metadata.truncation {
-            return Some(ServerReply::Truncated);
-        }
-        Some(ServerReply::Full(match metadata.response_code {
-            ResponseCode::NoError => Ok(self.follow(&message.answers)),
-            ResponseCode::NXDomain => Err(DnsFailure::NoSuchName),
-            _ => Err(DnsFailure::ServerFailure),
-        }))
-    }
-
-    /// Follows the aliases from the name asked for to its addresses.
-    fn follow(&self, answers: &[Record]) -> Answer {
-        let mut owner = self.query.name().clone();
-        let mut ttl = MAX_TTL;
-        for _ in 0..MAX_ALIASES {
-            let alias = answers.iter().find_map(|record| match &record.data {
-                RData::CNAME(target) if record.name.eq_ignore_root(&owner) => {
-                    Some((target.0.clone(), record.ttl))
-                }
-                _ => None,
-            });
-            let Some((target, alias_ttl)) = alias else {
-                break;
-            };
-            owner = target;
-            ttl = ttl.min(alias_ttl);
-        }
-        let mut addresses = Vec::new();
-        for record in answers {
-            let address = match (&record.data, self.family) {
-                (RData::A(a), Family::V4) => IpAddr::V4(a.0),
-                (RData::AAAA(aaaa), Family::V6) => IpAddr::V6(aaaa.0),
-                _ => continue,
-            };
-            if record.name.eq_ignore_root(&owner) && addresses.len() < MAX_ANSWER_ADDRESSES {
-                addresses.push(address);
-                ttl = ttl.min(record.ttl);
-            }
-        }
-        Answer {
-            addresses,
-            ttl: Duration::from_secs(u64::from(ttl)),
-        }
-    }
+    message
 }
 
-/// What a host resolver said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ServerReply {
-    /// The answer does not fit a datagram: ask again over TCP.
-    Truncated,
-    /// The answer.
-    Full(Result<Answer, DnsFailure>),
+fn encode(message: &Message) -> Parsed {
+    message.to_vec().map_or(Parsed::Ignored, Parsed::Answered)
 }
 
-/// Bytes of a DNS header.
-const HEADER_LEN: usize = 12;
+/// What is needed of a header before the message is parsed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawHeader {
+    pub(crate) id: u16,
+    pub(crate) is_response: bool,
+    pub(crate) questions: u16,
+}
+
+impl RawHeader {
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let header: &[u8; 12] = bytes.first_chunk()?;
+        Some(Self {
+            id: u16::from_be_bytes([header[0], header[1]]),
+            is_response: header[2] & 0x80 != 0,
+            questions: u16::from_be_bytes([header[4], header[5]]),
+        })
+    }
+}
 
 /// A question is far shorter; EDNS padding goes up to 468 (RFC 8467).
 const MAX_QUERY: usize = 4_096;
@@ -294,17 +202,11 @@ const MAX_QUERY: usize = 4_096;
 /// Datagram size without EDNS (RFC 1035 §4.2.1).
 const CLASSIC_LIMIT: usize = 512;
 
-/// Largest answer we send in a datagram; the link is local, so no path MTU is in the way.
+/// Largest answer we send in a datagram to a guest that takes more; most ask for 1 232 (DNS flag day 2020).
 const MAX_UDP_ANSWER: usize = 4_096;
 
-/// Datagram size we offer resolvers (DNS flag day 2020).
+/// Size of a datagram that we tell the guest to send us at most.
 const OUR_PAYLOAD: u16 = 1_232;
-
-/// Longest chain of aliases followed.
-const MAX_ALIASES: usize = 16;
-
-/// Longest time an answer is kept, in seconds.
-const MAX_TTL: u32 = 3_600;
 
 #[cfg(test)]
 mod tests;

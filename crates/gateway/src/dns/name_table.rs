@@ -1,8 +1,8 @@
 //! Which names an address stands for, from the answers the guest was given.
 //!
 //! Several names share an address (content networks), so an address keeps the most recent of them, newest first.
-//! Programs keep addresses far longer than a TTL says, so names stay for at least [`FLOOR`]. The table is bounded: the
-//! address that was answered longest ago goes first.
+//! Programs keep addresses far longer than a TTL says, so names stay for at least [`FLOOR`]. The table is bounded in
+//! addresses and in bytes: the address that was answered longest ago goes first.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -19,6 +19,17 @@ pub(crate) const MAX_ADDRESSES: usize = 16_384;
 /// Names remembered for one address.
 pub(crate) const MAX_NAMES: usize = 32;
 
+/// Memory of the table, in bytes, as [`ADDRESS_BYTES`] and [`NAME_BYTES`] estimate it: room for all addresses with two
+/// names of ordinary length each.
+pub(crate) const MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// What an address takes besides its names: its entry in the map (which is at worst half empty) and in the order.
+const ADDRESS_BYTES: usize =
+    2 * (size_of::<IpAddr>() + size_of::<Entry>() + 8) + 2 * size_of::<(IpAddr, u64)>();
+
+/// What a name takes besides its text, its list's spare room and the allocator's own included.
+const NAME_BYTES: usize = 2 * size_of::<Known>() + 32;
+
 /// Names of addresses.
 #[derive(Debug, Default)]
 pub(crate) struct NameTable {
@@ -26,6 +37,7 @@ pub(crate) struct NameTable {
     /// Addresses in the order of their answers, with the serial each had then; old ones are skipped.
     order: VecDeque<(IpAddr, u64)>,
     serial: u64,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -36,8 +48,16 @@ struct Entry {
 
 #[derive(Debug)]
 struct Known {
-    name: String,
+    name: Box<str>,
     until: Instant,
+}
+
+impl Entry {
+    /// What its names take.
+    fn bytes(&self) -> usize {
+        let names = self.names.iter();
+        names.map(|known| known.name.len() + NAME_BYTES).sum()
+    }
 }
 
 impl NameTable {
@@ -45,22 +65,25 @@ impl NameTable {
     pub(crate) fn record(&mut self, name: &str, address: IpAddr, ttl: Duration, now: Instant) {
         self.serial += 1;
         let serial = self.serial;
-        let entry = self.entries.entry(address).or_insert_with(|| Entry {
-            names: Vec::new(),
-            serial,
+        let entry = self.entries.entry(address).or_insert_with(|| {
+            self.bytes += ADDRESS_BYTES;
+            Entry {
+                names: Vec::new(),
+                serial,
+            }
         });
+        self.bytes -= entry.bytes();
         entry.serial = serial;
         entry
             .names
-            .retain(|known| known.name != name && known.until > now);
-        entry.names.insert(
-            0,
-            Known {
-                name: name.to_owned(),
-                until: now + ttl.max(FLOOR),
-            },
-        );
-        entry.names.truncate(MAX_NAMES);
+            .retain(|known| &*known.name != name && known.until > now);
+        entry.names.truncate(MAX_NAMES - 1);
+        let known = Known {
+            name: name.into(),
+            until: now + ttl.max(FLOOR),
+        };
+        entry.names.insert(0, known);
+        self.bytes += entry.bytes();
         self.order.push_back((address, serial));
         self.shrink();
     }
@@ -72,20 +95,20 @@ impl NameTable {
             .into_iter()
             .flatten()
             .filter(|known| known.until > now)
-            .map(|known| known.name.clone())
+            .map(|known| known.name.to_string())
             .collect()
     }
 
     fn shrink(&mut self) {
         let entries = &mut self.entries;
-        while entries.len() > MAX_ADDRESSES {
+        while entries.len() > MAX_ADDRESSES || self.bytes > MAX_BYTES {
             let Some((address, serial)) = self.order.pop_front() else {
                 return;
             };
-            if entries
-                .get(&address)
-                .is_some_and(|entry| entry.serial == serial)
+            if let Some(entry) = entries.get(&address)
+                && entry.serial == serial
             {
+                self.bytes -= ADDRESS_BYTES + entry.bytes();
                 entries.remove(&address);
             }
         }
@@ -153,5 +176,28 @@ mod tests {
             table.record(&format!("n{n}.test"), A, Duration::ZERO, now);
         }
         assert_eq!(names(&table, now).len(), MAX_NAMES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stays_within_its_memory_whatever_the_names() {
+        let mut table = NameTable::default();
+        let now = Instant::now();
+        let long = "x".repeat(245);
+        for round in 0..MAX_NAMES {
+            for n in 0..MAX_ADDRESSES / 8 {
+                let address = IpAddr::from((n as u128).to_be_bytes());
+                table.record(&format!("{round:03}.{long}"), address, FLOOR, now);
+            }
+            assert!(table.bytes <= MAX_BYTES);
+        }
+        let counted: usize = table
+            .entries
+            .values()
+            .map(|entry| ADDRESS_BYTES + entry.bytes())
+            .sum();
+        assert_eq!(table.bytes, counted);
+        assert!(table.bytes > MAX_BYTES / 2, "it is used");
+        let ordinary = "registry.example.org".len() + NAME_BYTES;
+        assert!(MAX_ADDRESSES * (ADDRESS_BYTES + 2 * ordinary) <= MAX_BYTES);
     }
 }

@@ -1,4 +1,6 @@
 //! Our DNS server: from a question to the bytes of its answer.
+//!
+//! The name is judged before it is asked, the addresses before they are told.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,11 +11,15 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::message::{Asked, Parsed, Question, Reply, read_query};
+use super::filter::sift;
+use super::message::{Parsed, read_query, refusal};
 use super::name_table::NameTable;
-use super::resolver::{DnsFailure, Family, MAX_ANSWER_ADDRESSES, Resolver};
+use super::pace::{GUEST_PACE, Pace};
+use super::resolver::{Answer, DnsFailure, MAX_ANSWER_ADDRESSES, Question, Resolver, judged_name};
+use super::reverse::network_of;
+use super::special;
 use crate::config::{GatewayConfig, MAX_OVERRIDDEN_NAMES, SYNTHETIC_NETWORK};
-use crate::handler::{Denied, DenyReason, FlowHandler, Transport};
+use crate::handler::{Denied, DenyReason, FlowHandler, NameTreatment, Transport};
 use crate::stream::GuestStream;
 
 /// Answers the guest's questions and remembers what it was told.
@@ -23,6 +29,9 @@ pub(crate) struct DnsServer {
     overridden: HashMap<String, Ipv4Addr>,
     names: RefCell<NameTable>,
     denied: RefCell<Vec<Denied>>,
+    pace: RefCell<Pace>,
+    /// Bytes of an answer that fit one packet of the link.
+    datagram: usize,
 }
 
 impl DnsServer {
@@ -47,6 +56,8 @@ impl DnsServer {
             overridden,
             names: RefCell::default(),
             denied: RefCell::default(),
+            pace: RefCell::new(Pace::new(GUEST_PACE)),
+            datagram: usize::from(config.mtu).saturating_sub(UDP_HEADERS),
         }
     }
 
@@ -73,13 +84,19 @@ impl DnsServer {
     /// The answer to a question that came in a datagram.
     pub(crate) async fn answer_datagram(&self, query: &[u8]) -> Option<Vec<u8>> {
         match read_query(query) {
-            Parsed::Question(question) => {
-                let reply = self.reply(&question).await;
-                question.answer(&reply, question.datagram_limit())
+            Parsed::Question(query) => {
+                let reply = self.reply(&query.question).await;
+                query.answer(&reply, query.datagram_limit(self.datagram))
             }
             Parsed::Answered(bytes) => Some(bytes),
             Parsed::Ignored => None,
         }
+    }
+
+    /// What a question in a datagram is told when too many are being answered already.
+    pub(crate) fn refuse_datagram(&self, query: &[u8]) -> Option<Vec<u8>> {
+        let allowed = self.pace.borrow_mut().next(Instant::now()).is_some();
+        allowed.then(|| refusal(query))?
     }
 
     /// Answers questions on a TCP connection, one after the other, until it ends or is idle (RFC 7766).
@@ -98,9 +115,9 @@ impl DnsServer {
         let mut query = vec![0; usize::from(len)];
         stream.read_exact(&mut query).await.ok()?;
         let answer = match read_query(&query) {
-            Parsed::Question(question) => {
-                let reply = self.reply(&question).await;
-                question.answer(&reply, usize::from(u16::MAX))?
+            Parsed::Question(query) => {
+                let reply = self.reply(&query.question).await;
+                query.answer(&reply, usize::from(u16::MAX))?
             }
             Parsed::Answered(bytes) => bytes,
             Parsed::Ignored => return None,
@@ -110,69 +127,75 @@ impl DnsServer {
         stream.write_all(&framed).await.ok()
     }
 
-    async fn reply(&self, question: &Question) -> Reply {
-        let name = &question.name[..];
-        let Asked::Addresses(family) = question.asked else {
-            return Reply::Addresses {
-                addresses: Vec::new(),
-                ttl: Duration::ZERO,
-            };
-        };
-        if let Some(address) = self.overridden.get(name) {
-            let addresses = match family {
-                Family::V4 => vec![IpAddr::V4(*address)],
-                Family::V6 => Vec::new(),
-            };
-            let ttl = OVERRIDE_TTL;
-            return Reply::Addresses { addresses, ttl };
+    async fn reply(&self, question: &Question) -> Result<Answer, DnsFailure> {
+        if self.pace.borrow_mut().next(Instant::now()).is_none() {
+            return Err(DnsFailure::Refused);
         }
-        let asked = timeout(ANSWER_LIMIT, self.resolver.resolve(name, family)).await;
-        match asked.unwrap_or(Err(DnsFailure::ServerFailure)) {
-            Ok(answer) => Reply::Addresses {
-                addresses: self.filter(name, family, answer.addresses, answer.ttl),
-                ttl: answer.ttl,
-            },
-            Err(failure) => Reply::Failure(failure),
+        if let Some(answer) = special::answer(question) {
+            return Ok(answer);
         }
+        let name = judged_name(question);
+        let treatment = self.handler.name_treatment(&name);
+        if treatment == NameTreatment::Denied {
+            return Ok(Answer::no_such_name());
+        }
+        if let Some(address) = self.overridden.get(&name) {
+            return Ok(Answer::of_addresses(
+                question,
+                [IpAddr::V4(*address)],
+                OVERRIDE_TTL,
+            ));
+        }
+        if let Some((address, _)) = network_of(&question.name)
+            && !self.may_be_told(&name, address)
+        {
+            self.deny(address, &name);
+            return Ok(Answer::no_such_name());
+        }
+        let asked = timeout(ANSWER_LIMIT, self.resolver.resolve(question)).await;
+        let mut answer = asked.unwrap_or(Err(DnsFailure::ServerFailure))?;
+        self.filter(&mut answer, treatment, &name);
+        Ok(answer)
     }
 
     /// Takes out what may not be told, and remembers the rest.
-    fn filter(
-        &self,
-        name: &str,
-        family: Family,
-        addresses: Vec<IpAddr>,
-        ttl: Duration,
-    ) -> Vec<IpAddr> {
+    fn filter(&self, answer: &mut Answer, treatment: NameTreatment, name: &str) {
         let now = Instant::now();
-        let mut kept = Vec::new();
-        for address in addresses.into_iter().take(MAX_ANSWER_ADDRESSES) {
-            let wanted = match family {
-                Family::V4 => address.is_ipv4(),
-                Family::V6 => address.is_ipv6(),
-            };
-            if !wanted {
-                continue;
+        let mut told = 0;
+        sift(answer, treatment, |address, ttl| {
+            if told >= MAX_ANSWER_ADDRESSES {
+                return false;
             }
-            let synthetic = matches!(address.to_canonical(), IpAddr::V4(v4) if v4.octets().starts_with(&SYNTHETIC_NETWORK));
-            if !synthetic && self.handler.address_allowed(name, address.to_canonical()) {
-                self.names.borrow_mut().record(name, address, ttl, now);
-                kept.push(address);
-                continue;
+            if !self.may_be_told(name, address) {
+                self.deny(address, name);
+                return false;
             }
-            let mut denied = self.denied.borrow_mut();
-            if denied.len() < MAX_PENDING_DENIALS {
-                denied.push(Denied {
-                    protocol: Transport::Udp,
-                    destination: address,
-                    port: None,
-                    name: Some(name.to_owned()),
-                    reason: DenyReason::Rebinding,
-                    suppressed: 0,
-                });
-            }
+            told += 1;
+            let ttl = Duration::from_secs(ttl.into());
+            self.names.borrow_mut().record(name, address, ttl, now);
+            true
+        });
+    }
+
+    fn may_be_told(&self, name: &str, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let synthetic =
+            matches!(address, IpAddr::V4(v4) if v4.octets().starts_with(&SYNTHETIC_NETWORK));
+        !synthetic && self.handler.address_allowed(name, address)
+    }
+
+    fn deny(&self, destination: IpAddr, name: &str) {
+        let mut denied = self.denied.borrow_mut();
+        if denied.len() < MAX_PENDING_DENIALS {
+            denied.push(Denied {
+                protocol: Transport::Udp,
+                destination,
+                port: None,
+                name: Some(name.to_owned()),
+                reason: DenyReason::Rebinding,
+                suppressed: 0,
+            });
         }
-        kept
     }
 }
 
@@ -187,3 +210,6 @@ const STREAM_IDLE: Duration = Duration::from_secs(20);
 
 /// Denials that wait to be reported.
 const MAX_PENDING_DENIALS: usize = 64;
+
+/// Headers of IPv6 and UDP, in bytes.
+const UDP_HEADERS: usize = 48;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    Answer, Denied, DnsFailure, Family, FlowHandler, FlowRefusal, FlowRequest, GuestStream,
-    LocalBoxFuture, OpenedFlow, Resolver,
+    Answer, Denied, DnsFailure, FlowHandler, FlowRefusal, FlowRequest, GuestStream, LocalBoxFuture,
+    NameTreatment, OpenedFlow, Question, Resolver,
 };
 
 pub(crate) const ECHO: u16 = 7;
@@ -50,7 +50,12 @@ pub(crate) struct TestHandler {
     pub(crate) requests: RefCell<Vec<FlowRequest>>,
     pub(crate) denied: RefCell<Vec<Denied>>,
     pub(crate) names: RefCell<HashMap<String, Vec<IpAddr>>>,
-    pub(crate) asked: RefCell<Vec<(String, Family)>>,
+    /// Answers to any type, by name.
+    pub(crate) answers: RefCell<HashMap<String, Answer>>,
+    pub(crate) treatments: RefCell<HashMap<String, NameTreatment>>,
+    /// Names whose treatment was asked for.
+    pub(crate) judged: RefCell<Vec<String>>,
+    pub(crate) asked: RefCell<Vec<String>>,
     /// What services saw, in words.
     pub(crate) record: Rc<RefCell<Vec<String>>>,
 }
@@ -84,25 +89,26 @@ impl FlowHandler for TestHandler {
         !address.is_loopback()
     }
 
+    fn name_treatment(&self, name: &str) -> NameTreatment {
+        self.judged.borrow_mut().push(name.to_owned());
+        let known = self.treatments.borrow().get(name).copied();
+        known.unwrap_or(NameTreatment::Plain)
+    }
+
     fn denied(&self, denied: Denied) {
         self.denied.borrow_mut().push(denied);
     }
 }
 
 impl Resolver for TestHandler {
-    fn resolve(
-        &self,
-        name: &str,
-        family: Family,
-    ) -> LocalBoxFuture<'static, Result<Answer, DnsFailure>> {
-        self.asked.borrow_mut().push((name.to_owned(), family));
-        let known = self.names.borrow().get(name).cloned();
-        Box::pin(async move {
-            Ok(Answer {
-                addresses: known.ok_or(DnsFailure::NoSuchName)?,
-                ttl: Duration::from_secs(30),
-            })
-        })
+    fn resolve(&self, question: &Question) -> LocalBoxFuture<'static, Result<Answer, DnsFailure>> {
+        let name = question.name.to_string().trim_end_matches('.').to_owned();
+        self.asked.borrow_mut().push(name.clone());
+        let addresses = self.names.borrow().get(&name).cloned();
+        let ttl = Duration::from_secs(30);
+        let known = addresses.map(|addresses| Answer::of_addresses(question, addresses, ttl));
+        let known = known.or_else(|| self.answers.borrow().get(&name).cloned());
+        Box::pin(async move { Ok(known.unwrap_or_else(Answer::no_such_name)) })
     }
 }
 

@@ -57,6 +57,8 @@ fn network() -> impl Strategy<Value = Network> {
                 gateway: Ipv6Addr::from(v6),
             }),
             dns: vec![IpAddr::from(v4), IpAddr::from(v6)],
+            search: vec!["corp.test".to_owned(); usize::from(v4[0] % 3)],
+            ndots: v4[1],
         })
 }
 
