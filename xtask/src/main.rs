@@ -15,6 +15,7 @@ mod boot;
 mod build;
 mod ci;
 mod demo;
+mod dig;
 mod image;
 mod kvm;
 mod lab;
@@ -58,6 +59,8 @@ enum Task {
     Demo,
     /// Run a command behind the real gateway and egress, in a network namespace instead of a guest.
     Netns(netns::NetnsArguments),
+    /// Ask the DNS corpus with dig behind the real gateway.
+    Dig,
     /// Build, check, publish and boot the template image; make the tests' small one.
     Image(image::ImageArguments),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Demo => demo::run(),
         Task::Netns(arguments) => netns::run(&arguments),
+        Task::Dig => dig::run(),
         Task::Image(arguments) => image::run(&arguments),
     };
     done.unwrap_or_else(|error| {
