@@ -2,8 +2,8 @@
 //!
 //! A question goes: names that are answered here ([`special`]), names that policy denies (they do not exist), names the
 //! user has overridden (a synthetic address that only this guest's connections know), reverse names of addresses that
-//! policy forbids (they do not exist), then the resolver: the host's tables, what is remembered ([`cache`]), the host's name
-//! servers. Every answer passes the rebinding filter ([`filter`]); the addresses it tells are remembered with their
+//! policy forbids (they do not exist), then the resolver: the host's tables, what is remembered ([`cache`]), the host's
+//! name servers. Every answer passes the rebinding filter ([`filter`]); the addresses it tells are remembered with their
 //! name, so the gateway can say which name a connection's address stands for ([`name_table`]).
 
 mod cache;
