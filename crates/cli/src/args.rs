@@ -13,9 +13,11 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 use crate::argument_rule::{Arity, Boundary, KnownOption, divide};
 
 mod image;
+mod network;
 mod values;
 
 pub(crate) use image::{ImageArgs, ImageCommand};
+pub(crate) use network::NetworkOptions;
 pub(crate) use values::{ByteSize, EnvAssignment, MountSpec, MountSpecError};
 
 /// Run coding agents in a microVM made for the project, with the real tokens kept outside.
@@ -141,6 +143,8 @@ pub(crate) struct LaunchOptions {
         help_heading = "Environment and secrets"
     )]
     pub(crate) secret: Vec<String>,
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
     /// Dial HOST:PORT at this address (repeatable)
     #[arg(long, value_name = "HOST:PORT:ADDR:PORT", value_parser = values::parse_resolve, help_heading = "Network")]
     pub(crate) resolve: Vec<ResolveOverride>,

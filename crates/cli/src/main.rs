@@ -14,6 +14,7 @@ mod internal_commands;
 mod kernel_file;
 mod launch_request;
 mod mounts;
+mod network_settings;
 mod preflight;
 mod progress;
 mod report;

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_vm_policy::DenyReason;
+use agent_vm_policy::{DenyReason, Rule};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use serde::Serialize;
 use thiserror::Error;
@@ -247,6 +247,9 @@ pub struct AuditEvent<'a> {
     /// Why it was denied or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<DenyReason>,
+    /// What let the connection pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'a Rule>,
     /// Name of the credential that was attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<&'a str>,
@@ -280,6 +283,7 @@ impl<'a> AuditEvent<'a> {
             path: None,
             verdict: None,
             reason: None,
+            rule: None,
             credential: None,
             status: None,
             suppressed: None,

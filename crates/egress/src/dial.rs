@@ -1,7 +1,7 @@
 //! Opens TCP connections upstream.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -10,8 +10,41 @@ use tokio::net::{TcpSocket, TcpStream};
 /// How long a connection may take to be accepted.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How the connections of a flow are made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Route {
+    /// To this address.
+    Direct(SocketAddr),
+    /// To this port of the host's loopback, whichever family the service listens on.
+    HostService(u16),
+}
+
+impl Route {
+    /// The address it leads to, as it is judged and recorded.
+    pub(crate) fn address(&self) -> IpAddr {
+        match self {
+            Self::Direct(target) => target.ip(),
+            Self::HostService(_) => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+/// Connects as the route says.
+pub(crate) async fn dial(route: &Route) -> Result<TcpStream, DialError> {
+    match *route {
+        Route::Direct(target) => connect(target).await,
+        Route::HostService(port) => match connect((Ipv4Addr::LOCALHOST, port).into()).await {
+            Err(refused @ DialError::Refused { .. }) => {
+                let second = connect((Ipv6Addr::LOCALHOST, port).into()).await;
+                second.map_err(|_also| refused)
+            }
+            connected => connected,
+        },
+    }
+}
+
 /// Connects with Nagle's algorithm off and keep-alive probes on, so that a vanished peer ends the flow.
-pub(crate) async fn dial(target: SocketAddr) -> Result<TcpStream, DialError> {
+async fn connect(target: SocketAddr) -> Result<TcpStream, DialError> {
     let connect = async {
         let socket = if target.is_ipv4() {
             TcpSocket::new_v4()?
@@ -114,13 +147,26 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
         drop(listener);
-        assert!(matches!(dial(target).await, Err(DialError::Refused { .. })));
+        assert!(matches!(
+            connect(target).await,
+            Err(DialError::Refused { .. })
+        ));
     }
 
     #[tokio::test]
     async fn connections_have_nagle_off() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = dial(listener.local_addr().unwrap()).await.unwrap();
+        let stream = connect(listener.local_addr().unwrap()).await.unwrap();
         assert!(stream.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_service_of_the_host_is_found_in_either_family() {
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = std::net::TcpListener::bind(loopback).unwrap();
+            let address = listener.local_addr().unwrap();
+            let stream = dial(&Route::HostService(address.port())).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), address);
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_vm_policy::{
-    ConnectFacts, ConnectVerdict, DenyReason, HostName, Owner, Policy, Resolution, canonical,
+    ConnectFacts, ConnectVerdict, DenyReason, HOST_SERVICE_NAME, HostName, Owner, Policy,
+    Resolution, Rule, canonical,
 };
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
@@ -14,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::audit::{AuditEvent, AuditSink, DeniedPacket, Kind, Verdict};
 use crate::ca::{CaError, SessionCa};
 use crate::credential::{BoundCredential, CredentialSet, SecretSource};
-use crate::dial::{DialError, HostAddresses, dial};
+use crate::dial::{DialError, HostAddresses, Route, dial};
 use crate::flow;
 use crate::leaf_cache::{LeafCache, LeafError, Offer};
 use crate::splice::Duplex;
@@ -127,6 +128,18 @@ impl Egress {
         &self.shared.policy
     }
 
+    /// Whether `name`, as the guest asks for it, exists for the guest.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn ask(&self, name: &str) -> Result<(), DenyReason> {
+        let policy = &self.shared.policy;
+        match HostName::parse(name) {
+            Ok(name) => policy.decide_name(&name),
+            Err(_odd) => policy.decide_odd_name(),
+        }
+    }
+
     /// Judges a connection and, if it may pass, connects upstream. The guest's SYN is answered after that, so a
     /// refused port looks refused to the guest.
     ///
@@ -139,7 +152,7 @@ impl Egress {
                 let _told_later = self.shared.client_config().await;
             }
         };
-        let upstream = match tokio::join!(dial(flow.target), prepare) {
+        let upstream = match tokio::join!(dial(&flow.route), prepare) {
             (Ok(stream), ()) => stream,
             (Err(error), ()) => {
                 self.shared
@@ -168,8 +181,9 @@ pub(crate) struct Flow {
     pub(crate) names: Vec<HostName>,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    pub(crate) target: SocketAddr,
+    pub(crate) route: Route,
     pub(crate) verdict: ConnectVerdict,
+    pub(crate) rule: Option<Rule>,
 }
 
 impl Shared {
@@ -205,23 +219,25 @@ impl Shared {
             .overrides
             .iter()
             .find(|o| o.port == port && names.contains(&o.host));
-        let (target, resolution) = match overridden {
-            Some(o) => {
-                names = vec![o.host.clone()];
-                (o.target, Resolution::Overridden)
-            }
-            None => (
-                SocketAddr::new(canonical(address), port),
-                Resolution::Public,
-            ),
+        let is_host = |name: &HostName| name.as_str() == HOST_SERVICE_NAME;
+        let (route, resolution) = if let Some(o) = overridden {
+            names = vec![o.host.clone()];
+            (Route::Direct(o.target), Resolution::Overridden)
+        } else if names.iter().any(is_host) {
+            names.retain(is_host);
+            (Route::HostService(port), Resolution::HostService)
+        } else {
+            let target = SocketAddr::new(canonical(address), port);
+            (Route::Direct(target), Resolution::Public)
         };
+        let target = route.address();
         let owner = match resolution {
-            Resolution::Public if self.host_addresses.contain(target.ip()) => Owner::Host,
-            Resolution::Public | Resolution::Overridden => Owner::Other,
+            Resolution::Public if self.host_addresses.contain(target) => Owner::Host,
+            Resolution::Public | Resolution::Overridden | Resolution::HostService => Owner::Other,
         };
         let facts = ConnectFacts {
             names: &names,
-            address: target.ip(),
+            address: target,
             port,
             resolution,
             owner,
@@ -234,12 +250,16 @@ impl Shared {
             self.record_open(&names, address, port, Some(reason));
             return Err(OpenError::Denied { reason });
         }
+        let rule = self.policy.rule(&facts);
+        // What is no host for this guest is none that its requests may name.
+        names.retain(|name| self.policy.decide_name(name).is_ok());
         Ok(Flow {
             names,
-            address: target.ip(),
+            address: target,
             port,
-            target,
+            route,
             verdict,
+            rule,
         })
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Theory of operation. With no credential and nothing to intercept, bytes are passed on at once. Otherwise the
 //! guest's first bytes are awaited, unless the upstream speaks first. A ClientHello is judged by its server name. What
-//! is not TLS is intercepted as plain HTTP when it is HTTP to an intercepted host, else passed on while its beginning
-//! is searched for placeholders. What begins as TLS and is none is denied.
+//! is not TLS is intercepted as plain HTTP when it is HTTP to a host that was allowed by its name, else passed on while
+//! its beginning is searched for placeholders. What begins as TLS and is none is denied.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -49,16 +49,18 @@ pub(crate) async fn serve<S: Duplex + 'static>(
     mut upstream: TcpStream,
     mut guest: S,
 ) -> FlowEnd {
-    let guarded = flow.verdict == ConnectVerdict::Intercept;
+    let guarded = flow.verdict != ConnectVerdict::Tunnel;
     let place = flow.place();
     if !guarded && shared.passes_unseen() {
         return pass_on(&shared, place, (guest, upstream), Vec::new()).await;
     }
     let (opening, early) = look(&mut guest, &mut upstream, guarded).await;
     let verdict = match &opening {
-        Opening::Tls(hello) => shared
-            .policy
-            .decide_hello(&flow.names, hello.server_name.as_ref()),
+        Opening::Tls(hello) => {
+            shared
+                .policy
+                .decide_hello(flow.verdict, &flow.names, hello.server_name.as_ref())
+        }
         Opening::Http if guarded => ConnectVerdict::Intercept,
         Opening::Http | Opening::Other => ConnectVerdict::Tunnel,
         Opening::Broken => ConnectVerdict::Deny(DenyReason::ClientHello),
@@ -66,7 +68,7 @@ pub(crate) async fn serve<S: Duplex + 'static>(
     let intercepted = |stream| Intercepted {
         shared: Rc::clone(&shared),
         place: place.clone(),
-        target: flow.target,
+        route: flow.route.clone(),
         stream,
     };
     match (verdict, opening) {
@@ -82,12 +84,12 @@ pub(crate) async fn serve<S: Duplex + 'static>(
             Record::begin(&shared, Kind::Connect, place).denied(reason);
             FlowEnd::Reset
         }
-        (ConnectVerdict::Tunnel, Opening::Tls(hello)) => {
+        (ConnectVerdict::Tunnel | ConnectVerdict::Inspect, Opening::Tls(hello)) => {
             let mut place = place;
             place.host = hello.server_name.or(place.host);
             pass_on(&shared, place, (guest, upstream), early).await
         }
-        (ConnectVerdict::Tunnel, _) => {
+        (ConnectVerdict::Tunnel | ConnectVerdict::Inspect, _) => {
             pass_on_searched(&shared, place, (guest, upstream), early).await
         }
         (ConnectVerdict::Intercept, Opening::Tls(hello)) => {
@@ -111,6 +113,7 @@ impl Flow {
             host: self.names.first().cloned(),
             address: self.address,
             port: self.port,
+            rule: self.rule.clone(),
             method: None,
             path: None,
         }

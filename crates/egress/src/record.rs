@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use agent_vm_policy::{DenyReason, HostName};
+use agent_vm_policy::{DenyReason, HostName, Rule};
 use http::{Method, StatusCode};
 
 use crate::audit::{AuditEvent, Kind, Verdict, bounded_path};
@@ -31,6 +31,8 @@ pub(crate) struct Place {
     pub(crate) host: Option<HostName>,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
+    /// What let it pass.
+    pub(crate) rule: Option<Rule>,
     pub(crate) method: Option<Method>,
     pub(crate) path: Option<String>,
 }
@@ -126,6 +128,7 @@ impl Drop for Record {
             path: self.place.path.take(),
             verdict: Some(self.outcome.verdict),
             reason: self.outcome.reason,
+            rule: self.place.rule.as_ref(),
             credential: credential.map(|credential| credential.name.as_str()),
             status: self.outcome.status.map(|status| status.as_u16()),
             suppressed: None,

@@ -6,7 +6,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio_rustls::TlsConnector;
 
 use crate::body::RequestBody;
-use crate::dial::{DialError, dial};
+use crate::dial::{DialError, Route, dial};
 use crate::leaf_cache::Offer;
 use crate::local_executor::LocalExecutor;
 use crate::request_head::MAX_HEAD_BYTES;
@@ -43,7 +42,7 @@ const MAX_HEAD_LIST_BYTES: u32 = 256 * 1024;
 
 /// The way to one upstream, for one connection of the guest.
 pub(crate) struct Upstream {
-    target: SocketAddr,
+    route: Route,
     security: Security,
     /// What is offered in the TLS handshake: what the guest offered.
     offer: Cell<Offer>,
@@ -90,9 +89,9 @@ pub(crate) struct Lease {
 }
 
 impl Upstream {
-    pub(crate) fn new(target: SocketAddr, security: Security, offer: Offer) -> Self {
+    pub(crate) fn new(route: Route, security: Security, offer: Offer) -> Self {
         Self {
-            target,
+            route,
             security,
             offer: Cell::new(offer),
             idle: RefCell::default(),
@@ -134,7 +133,7 @@ impl Upstream {
                 reused,
             });
         }
-        let stream = dial(self.target)
+        let stream = dial(&self.route)
             .await
             .map_err(|source| UpstreamError::Dial { source })?;
         let offer = match wanted {

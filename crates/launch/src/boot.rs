@@ -20,7 +20,7 @@ use crate::console::Console;
 use crate::event::{LaunchEvent, LaunchObserver};
 use crate::guest_view::{GuestPathInvalid, boot};
 use crate::machine::Machine;
-use crate::network::EgressHandler;
+use crate::network::{EgressHandler, PolicyResolver, overridden_names};
 use crate::prepare::Prepared;
 use crate::request::LaunchRequest;
 use crate::{guest_program, guest_view};
@@ -80,7 +80,7 @@ impl Prepared {
             lease,
         } = self;
         let request = resolved.request;
-        let config = gateway_config(&request);
+        let config = gateway_config(&request, &egress);
         let link = (&config.addresses, config.mtu);
         let mut boot = boot(&request, &resolved.plan, link, egress.ca_pem())?;
         if resolved.disk.keep.is_some() {
@@ -139,14 +139,9 @@ pub(crate) async fn follow_console(console: Console, pipe: OwnedFd, observer: &d
 }
 
 /// The gateway of a launch.
-pub(crate) fn gateway_config(request: &LaunchRequest) -> GatewayConfig {
-    let overridden = request
-        .network
-        .resolve
-        .iter()
-        .map(|given| given.host.to_string());
+pub(crate) fn gateway_config(request: &LaunchRequest, egress: &Egress) -> GatewayConfig {
     GatewayConfig {
-        overridden_names: overridden.collect(),
+        overridden_names: overridden_names(&request.network.resolve, egress.policy()),
         ..GatewayConfig::default()
     }
 }
@@ -166,8 +161,8 @@ pub(crate) fn serve_network(
     let gateway = Gateway::new(
         config,
         link,
-        Rc::new(EgressHandler::new(egress)),
-        Rc::new(resolver),
+        Rc::new(EgressHandler::new(egress.clone())),
+        Rc::new(PolicyResolver::new(egress, Rc::new(resolver))),
     )?;
     services.spawn_local(async move {
         if let Err(error) = gateway.run().await {

@@ -43,6 +43,6 @@ pub use plan::{
 pub use prepare::{PrepareError, Prepared};
 pub use request::{
     Diagnostics, ImageSource, LaunchRequest, Machine as MachineSize, Mount, NetworkSettings,
-    Origin, PolicyPreset, Program, ResolveOverride, ShareAccess, ShareKind, Streams,
+    Origin, Program, ResolveOverride, ShareAccess, ShareKind, Streams,
 };
 pub use resolve::{ResolveError, Resolved};

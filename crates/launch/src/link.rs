@@ -108,7 +108,7 @@ async fn serve(
 ) -> Result<(), LinkError> {
     let session = SessionDirectory::create(&request.directories)?;
     let egress = egress(request, session.id())?;
-    let config = gateway_config(request);
+    let config = gateway_config(request, &egress);
     let mut line = serde_json::to_vec(&view(request, &config, egress.ca_pem()))
         .expect("plain data has a JSON form");
     line.push(b'\n');

@@ -1,4 +1,5 @@
-//! Joins the gateway, which carries flows, and the egress, which decides about them; the two do not know each other.
+//! Joins the gateway, which carries flows and answers names, and the egress, which decides about them; the two do not
+//! know each other.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -7,10 +8,12 @@ use agent_vm_egress::{
     ConnectRequest, DeniedPacket, Egress, FlowEnd, OpenError, OpenFlow, PacketProtocol,
 };
 use agent_vm_gateway::{
-    Denied, DenyReason as GatewayReason, FlowHandler, FlowRefusal, FlowRequest, GuestStream,
-    LocalBoxFuture, OpenedFlow, Transport,
+    Answer, Denied, DenyReason as GatewayReason, DnsFailure, Family, FlowHandler, FlowRefusal,
+    FlowRequest, GuestStream, LocalBoxFuture, OpenedFlow, Resolver, Transport,
 };
-use agent_vm_policy::{AddressClass, DenyReason, HostName, classify};
+use agent_vm_policy::{DenyReason, HOST_SERVICE_NAME, HostName, Policy, classify};
+
+use crate::request::ResolveOverride;
 
 /// Gives the gateway's flows to the egress.
 pub(crate) struct EgressHandler {
@@ -48,7 +51,7 @@ impl FlowHandler for EgressHandler {
     }
 
     fn address_allowed(&self, _name: &str, address: IpAddr) -> bool {
-        classify(address) == AddressClass::Global
+        self.egress.policy().decide_answer(address).is_ok()
     }
 
     fn denied(&self, denied: Denied) {
@@ -64,6 +67,39 @@ impl FlowHandler for EgressHandler {
             reason: reason(denied.reason, denied.destination),
         });
     }
+}
+
+/// Asks about no name that does not exist for the guest.
+pub(crate) struct PolicyResolver {
+    egress: Egress,
+    inner: Rc<dyn Resolver>,
+}
+
+impl PolicyResolver {
+    pub(crate) fn new(egress: Egress, inner: Rc<dyn Resolver>) -> Self {
+        Self { egress, inner }
+    }
+}
+
+impl Resolver for PolicyResolver {
+    fn resolve(
+        &self,
+        name: &str,
+        family: Family,
+    ) -> LocalBoxFuture<'static, Result<Answer, DnsFailure>> {
+        match self.egress.ask(name) {
+            Ok(()) => self.inner.resolve(name, family),
+            Err(_reason) => Box::pin(std::future::ready(Err(DnsFailure::NoSuchName))),
+        }
+    }
+}
+
+/// Names that lead where the user says, whatever a name server says.
+pub(crate) fn overridden_names(resolve: &[ResolveOverride], policy: &Policy) -> Vec<String> {
+    let exists = |name: &&HostName| policy.decide_name(name).is_ok();
+    let given = resolve.iter().map(|given| &given.host).filter(exists);
+    let host = policy.allows_host().then(|| HOST_SERVICE_NAME.to_owned());
+    given.map(ToString::to_string).chain(host).collect()
 }
 
 fn refusal(error: &OpenError) -> FlowRefusal {

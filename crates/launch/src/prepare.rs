@@ -197,12 +197,12 @@ pub(crate) fn egress(request: &LaunchRequest, session: &SessionId) -> Result<Egr
     })?)
 }
 
-/// The public Internet without the hosts that would take a placeholder amiss.
+/// What the user granted without the hosts that would take a placeholder amiss.
 fn policy(request: &LaunchRequest) -> Policy {
     let refused = request.credentials.refused_hosts.iter().cloned();
     refused
         .map(FlowPattern::Host)
-        .fold(Policy::public(), Policy::deny)
+        .fold(request.network.policy(), Policy::deny)
 }
 
 fn bound(credential: &Credential) -> Result<BoundCredential, PrepareError> {

@@ -10,6 +10,7 @@ mod credentials;
 mod explain;
 mod host;
 mod image;
+mod network;
 mod progress;
 mod pull;
 mod store_faults;

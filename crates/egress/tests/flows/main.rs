@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod denials;
+mod grants;
 mod http;
 mod plain;
 mod rig;

@@ -62,6 +62,7 @@ pub(crate) struct Rig {
     pub(crate) api_key: Placeholder,
     pub(crate) other: Placeholder,
     pub(crate) broken: Placeholder,
+    policy: Policy,
     audit: PathBuf,
     target: SocketAddr,
     dir: Rc<tempfile::TempDir>,
@@ -97,6 +98,7 @@ impl Rig {
             api_key,
             other,
             broken,
+            policy: Policy::public(),
             audit,
             target,
             egress: None,
@@ -109,6 +111,15 @@ impl Rig {
     pub(crate) fn with_target(&self, target: SocketAddr) -> Self {
         Self {
             target,
+            ..self.clone()
+        }
+        .assembled()
+    }
+
+    /// The same guest under another policy.
+    pub(crate) fn with_policy(&self, policy: Policy) -> Self {
+        Self {
+            policy,
             ..self.clone()
         }
         .assembled()
@@ -147,7 +158,7 @@ impl Rig {
             .flat_map(|host| [route(host, 443), route(host, 80)]);
         let egress = Egress::new(EgressConfig {
             session: "test-session".into(),
-            policy: Policy::public(),
+            policy: self.policy.clone(),
             credentials,
             secrets: Rc::new(Secrets),
             roots: UpstreamRoots {
