@@ -12,10 +12,12 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::argument_rule::{Arity, Boundary, KnownOption, divide};
 
+mod egress;
 mod image;
 mod network;
 mod values;
 
+pub(crate) use egress::{EgressArgs, EgressCommand, EgressLogArgs};
 pub(crate) use image::{ImageArgs, ImageCommand};
 pub(crate) use network::NetworkOptions;
 pub(crate) use values::{ByteSize, EnvAssignment, MountSpec, MountSpecError};
@@ -60,6 +62,8 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// What setup scripts made of the image, kept for later launches
     Base(BaseArgs),
+    /// What guests reached and what was denied
+    Egress(EgressArgs),
     /// Images on this machine: list, tell about, remove
     Image(ImageArgs),
 }

@@ -11,6 +11,7 @@ use agent_vm_vmm::KvmError;
 use thiserror::Error;
 
 use crate::args::ByteSize;
+use crate::commands::egress::LogUnreadable;
 use crate::exit_code;
 use crate::image_settings::ImageSettingsError;
 use crate::kernel_file::KernelMissing;
@@ -229,6 +230,12 @@ impl From<BaseCommandError> for CommandError {
             BaseCommandError::NoSetup => Self::new(Kind::User, error),
             BaseCommandError::Answer(_) => Self::new(Kind::Host, error),
         }
+    }
+}
+
+impl From<LogUnreadable> for CommandError {
+    fn from(error: LogUnreadable) -> Self {
+        Self::new(Kind::Host, error)
     }
 }
 

@@ -12,12 +12,15 @@ use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use crate::audit::{AuditEvent, AuditSink, DeniedPacket, Kind, Verdict};
+use crate::audit::{
+    AuditEvent, AuditSink, DeniedName, DeniedPacket, Kind, Source, Verdict, bounded,
+};
 use crate::ca::{CaError, SessionCa};
 use crate::credential::{BoundCredential, CredentialSet, SecretSource};
 use crate::dial::{DialError, HostAddresses, Route, dial};
 use crate::flow;
 use crate::leaf_cache::{LeafCache, LeafError, Offer};
+use crate::record::Record;
 use crate::splice::Duplex;
 use crate::tls_roots::{LazyRoots, RootsError, UpstreamRoots};
 use crate::upstream::UpstreamError;
@@ -26,6 +29,8 @@ use crate::upstream::UpstreamError;
 pub struct EgressConfig {
     /// Id of the session, for the audit log.
     pub session: String,
+    /// Id of the project, for the audit log.
+    pub project: String,
     /// What may be reached. The hosts of the credentials are intercepted in addition to what it says.
     pub policy: Policy,
     /// Placeholders and where their secrets may go.
@@ -71,6 +76,7 @@ pub struct Egress {
 /// What all flows of one VM share.
 pub(crate) struct Shared {
     pub(crate) session: String,
+    pub(crate) project: String,
     pub(crate) policy: Policy,
     pub(crate) credentials: CredentialSet,
     pub(crate) secrets: Rc<dyn SecretSource>,
@@ -101,6 +107,7 @@ impl Egress {
         let policy = hosts.into_iter().fold(config.policy, Policy::intercept);
         let shared = Shared {
             session: config.session,
+            project: config.project,
             policy,
             credentials: CredentialSet::new(config.credentials),
             secrets: config.secrets,
@@ -133,11 +140,40 @@ impl Egress {
     /// # Errors
     /// Why it does not.
     pub fn ask(&self, name: &str) -> Result<(), DenyReason> {
-        let policy = &self.shared.policy;
-        match HostName::parse(name) {
-            Ok(name) => policy.decide_name(&name),
-            Err(_odd) => policy.decide_odd_name(),
+        let shared = &self.shared;
+        let decided = match HostName::parse(name) {
+            Ok(name) => shared.policy.decide_name(&name),
+            Err(_odd) => shared.policy.decide_odd_name(),
+        };
+        match decided {
+            Ok(()) => shared.audit.record_question(shared.source(), name),
+            Err(reason) => {
+                let denied = DeniedName {
+                    name: bounded(name),
+                    address: None,
+                    reason,
+                };
+                shared.audit.record_denied_name(shared.source(), denied, 0);
+            }
         }
+        if shared.audit.is_broken() {
+            return Err(DenyReason::AuditUnavailable);
+        }
+        decided
+    }
+
+    /// Records that the guest was not told `address` for `name`; `unseen` such answers were not even told here.
+    pub fn record_denied_answer(&self, name: &str, address: IpAddr, unseen: u64) {
+        let shared = &self.shared;
+        let decided = shared.policy.decide_answer(address);
+        let denied = DeniedName {
+            name: bounded(name),
+            address: Some(address),
+            reason: decided.err().unwrap_or(DenyReason::Rule),
+        };
+        shared
+            .audit
+            .record_denied_name(shared.source(), denied, unseen);
     }
 
     /// Judges a connection and, if it may pass, connects upstream. The guest's SYN is answered after that, so a
@@ -147,6 +183,9 @@ impl Egress {
     /// When it is denied (recorded) or the upstream cannot be reached.
     pub async fn open(&self, request: ConnectRequest) -> Result<OpenFlow, OpenError> {
         let flow = self.shared.judge(request)?;
+        // Written also when the guest gives up meanwhile.
+        let mut opening = Record::begin(&self.shared, Kind::Connect, flow.place());
+        opening.failed(DenyReason::UpstreamFailed);
         let prepare = async {
             if flow.verdict == ConnectVerdict::Intercept {
                 let _told_later = self.shared.client_config().await;
@@ -154,12 +193,9 @@ impl Egress {
         };
         let upstream = match tokio::join!(dial(&flow.route), prepare) {
             (Ok(stream), ()) => stream,
-            (Err(error), ()) => {
-                self.shared
-                    .record_open(&flow.names, flow.address, flow.port, None);
-                return Err(OpenError::Dial(error));
-            }
+            (Err(error), ()) => return Err(OpenError::Dial(error)),
         };
+        opening.forget();
         Ok(OpenFlow {
             shared: Rc::clone(&self.shared),
             flow,
@@ -167,11 +203,12 @@ impl Egress {
         })
     }
 
-    /// Records a packet that the gateway denied because it belongs to no connection.
-    pub fn record_denied_packet(&self, packet: DeniedPacket) {
+    /// Records a packet that the gateway denied because it belongs to no connection; `unseen` such packets were not
+    /// even told here.
+    pub fn record_denied_packet(&self, packet: DeniedPacket, unseen: u64) {
         self.shared
             .audit
-            .record_packet(&self.shared.session, packet);
+            .record_packet(self.shared.source(), packet, unseen);
     }
 }
 
@@ -187,6 +224,14 @@ pub(crate) struct Flow {
 }
 
 impl Shared {
+    /// Whose decisions are recorded.
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source {
+            session: &self.session,
+            project: &self.project,
+        }
+    }
+
     /// The TLS configuration toward upstreams.
     pub(crate) async fn client_config(&self) -> Result<Arc<ClientConfig>, UpstreamError> {
         self.roots
@@ -247,7 +292,7 @@ impl Shared {
             verdict = ConnectVerdict::Deny(DenyReason::AuditUnavailable);
         }
         if let ConnectVerdict::Deny(reason) = verdict {
-            self.record_open(&names, address, port, Some(reason));
+            self.record_denied(&names, address, port, reason);
             return Err(OpenError::Denied { reason });
         }
         let rule = self.policy.rule(&facts);
@@ -263,24 +308,14 @@ impl Shared {
         })
     }
 
-    /// Records a connection that was not opened; without a reason, because the upstream cannot be reached.
-    fn record_open(
-        &self,
-        names: &[HostName],
-        address: IpAddr,
-        port: u16,
-        denied: Option<DenyReason>,
-    ) {
-        let mut event = AuditEvent::new(&self.session, Kind::Connect);
+    /// Records a connection that is denied.
+    fn record_denied(&self, names: &[HostName], address: IpAddr, port: u16, reason: DenyReason) {
+        let mut event = AuditEvent::new(self.source(), Kind::Connect);
         event.host = names.first().map(HostName::as_str);
         event.address = Some(address);
         event.port = Some(port);
-        event.verdict = Some(if denied.is_some() {
-            Verdict::Deny
-        } else {
-            Verdict::Failed
-        });
-        event.reason = Some(denied.unwrap_or(DenyReason::UpstreamFailed));
+        event.verdict = Some(Verdict::Deny);
+        event.reason = Some(reason);
         let _broken_is_remembered = self.audit.record(&event);
     }
 }

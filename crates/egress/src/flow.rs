@@ -108,7 +108,7 @@ pub(crate) async fn serve<S: Duplex + 'static>(
 }
 
 impl Flow {
-    fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         Place {
             host: self.names.first().cloned(),
             address: self.address,

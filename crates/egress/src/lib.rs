@@ -36,8 +36,9 @@ mod tls_roots;
 mod upstream;
 
 pub use audit::{
-    AuditError, AuditEvent, AuditSink, DeniedPacket, Kind, MAX_LOG_BYTES, MAX_PATH_CHARACTERS,
-    PacketProtocol, Verdict, bounded_path,
+    AuditError, AuditEvent, AuditSink, DeniedPacket, Kind, MAX_FILE_BYTES, MAX_FILES,
+    MAX_PATH_CHARACTERS, MAX_SESSION_BYTES, PacketProtocol, Source, Verdict, audit_files,
+    bounded_path,
 };
 pub use ca::{BACKDATED, CaError, LIFETIME, SessionCa};
 pub use client_hello::fuzz_client_hello;

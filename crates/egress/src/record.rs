@@ -20,6 +20,7 @@ pub(crate) struct Record {
     place: Place,
     outcome: Outcome,
     traffic: Rc<Traffic>,
+    forgotten: bool,
 }
 
 /// A record of a request.
@@ -50,7 +51,7 @@ impl Record {
     pub(crate) fn begin(shared: &Rc<Shared>, kind: Kind, place: Place) -> Self {
         let verdict = match kind {
             Kind::Connect => Verdict::Tunnel,
-            Kind::Request | Kind::Packet => Verdict::Allow,
+            Kind::Request | Kind::Packet | Kind::Dns => Verdict::Allow,
         };
         Self {
             shared: Rc::clone(shared),
@@ -65,6 +66,7 @@ impl Record {
                 credential: None,
             },
             traffic: Rc::default(),
+            forgotten: false,
         }
     }
 
@@ -94,6 +96,11 @@ impl Record {
         self.outcome.reason = Some(reason);
     }
 
+    /// It goes on as something that has a record of its own.
+    pub(crate) fn forget(mut self) {
+        self.forgotten = true;
+    }
+
     /// It was allowed but could not be carried out.
     pub(crate) fn failed(&mut self, reason: DenyReason) {
         self.outcome.verdict = Verdict::Failed;
@@ -112,6 +119,9 @@ impl Place {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.forgotten {
+            return;
+        }
         let credential = self
             .outcome
             .credential
@@ -119,6 +129,7 @@ impl Drop for Record {
         let event = AuditEvent {
             time: std::mem::take(&mut self.time),
             session: &self.shared.session,
+            project: &self.shared.project,
             kind: self.kind,
             host: self.place.host.as_ref().map(HostName::as_str),
             address: Some(self.place.address),

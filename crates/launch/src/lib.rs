@@ -24,6 +24,7 @@ mod request;
 mod resolve;
 pub mod session;
 
+pub use agent_vm_egress::audit_files;
 pub use attach::{AttachError, NotStarted};
 pub use base::{
     BaseError, BaseEvent, BaseId, BaseKind, BaseProject, BaseRecord, BaseStore, BaseStoreError,

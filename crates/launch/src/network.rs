@@ -55,7 +55,11 @@ impl FlowHandler for EgressHandler {
     }
 
     fn denied(&self, denied: Denied) {
-        self.egress.record_denied_packet(DeniedPacket {
+        if let (GatewayReason::Rebinding, Some(name)) = (denied.reason, &denied.name) {
+            let (address, unseen) = (denied.destination, denied.suppressed);
+            return self.egress.record_denied_answer(name, address, unseen);
+        }
+        let packet = DeniedPacket {
             protocol: match denied.protocol {
                 Transport::Tcp => PacketProtocol::Tcp,
                 Transport::Udp => PacketProtocol::Udp,
@@ -65,7 +69,8 @@ impl FlowHandler for EgressHandler {
             address: denied.destination,
             port: denied.port,
             reason: reason(denied.reason, denied.destination),
-        });
+        };
+        self.egress.record_denied_packet(packet, denied.suppressed);
     }
 }
 

@@ -182,6 +182,7 @@ pub(crate) fn egress(request: &LaunchRequest, session: &SessionId) -> Result<Egr
     });
     Ok(Egress::new(EgressConfig {
         session: session.to_string(),
+        project: request.project.id().to_string(),
         policy: policy(request),
         credentials: credentials.iter().map(bound).collect::<Result<_, _>>()?,
         secrets: Rc::new(HostSecrets(credentials.clone())),

@@ -158,6 +158,7 @@ impl Rig {
             .flat_map(|host| [route(host, 443), route(host, 80)]);
         let egress = Egress::new(EgressConfig {
             session: "test-session".into(),
+            project: "test-project".into(),
             policy: self.policy.clone(),
             credentials,
             secrets: Rc::new(Secrets),
