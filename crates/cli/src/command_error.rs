@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use agent_vm_credentials::{CollectError, ReadError, SecretSpecError};
 use agent_vm_image::{NotVerified, PullError, ReferenceError, RemoveError, StoreError};
-use agent_vm_launch::BaseStoreError;
+use agent_vm_launch::{BaseStoreError, ProxyError};
 use agent_vm_state::ProjectError;
 use agent_vm_vmm::KvmError;
 use thiserror::Error;
@@ -69,6 +69,12 @@ pub(crate) enum UsageError {
     SecretAndVariable { name: String },
     #[error("{place} holds the real token of {credential}, which must not enter the guest")]
     TokenInPlain { place: String, credential: String },
+    #[error("the proxy that ${variable} names cannot be used")]
+    Proxy {
+        variable: &'static str,
+        #[source]
+        source: ProxyError,
+    },
     #[error("cannot read the certificates in {}", path.display())]
     ReadCertificates {
         path: PathBuf,
@@ -154,6 +160,10 @@ impl From<UsageError> for CommandError {
                 Some("change to a directory that exists".to_owned()),
             ),
             UsageError::NotAbsolute { .. } => (Kind::Config, None),
+            UsageError::Proxy { .. } => (
+                Kind::Config,
+                Some("set it to such a proxy; NO_PROXY='*' does without any".to_owned()),
+            ),
             UsageError::Secret(_) => (Kind::User, Some(SECRET_FORM.to_owned())),
             UsageError::SecretAndVariable { name } => (
                 Kind::User,

@@ -28,6 +28,7 @@ pub(crate) struct LogLine {
     verdict: Option<String>,
     reason: Option<String>,
     rule: Option<String>,
+    proxy: Option<String>,
     credential: Option<String>,
     status: Option<u16>,
     suppressed: Option<u64>,
@@ -89,7 +90,11 @@ impl LogLine {
         if let Some(reason) = &self.reason {
             add(&mut text, format_args!(" {}", visible(reason)));
         }
-        for (word, value) in [("rule", &self.rule), ("credential", &self.credential)] {
+        for (word, value) in [
+            ("rule", &self.rule),
+            ("via", &self.proxy),
+            ("credential", &self.credential),
+        ] {
             if let Some(value) = value {
                 add(&mut text, format_args!(" ({word} {})", visible(value)));
             }
@@ -199,8 +204,8 @@ mod tests {
                 "T deny   GET a.test:8443/ rule\n",
             ),
             (
-                r#"{"time":"T","kind":"connect","host":"a.test","address":"2001:db8::1","port":443,"verdict":"tunnel","rule":"public","ms":5}"#,
-                "T tunnel a.test:443 at 2001:db8::1 (rule public) 0 B up, 0 B down, 5 ms\n",
+                r#"{"time":"T","kind":"connect","host":"a.test","address":"2001:db8::1","port":443,"verdict":"tunnel","rule":"public","proxy":"http://p:1","ms":5}"#,
+                "T tunnel a.test:443 at 2001:db8::1 (rule public) (via http://p:1) 0 B up, 0 B down, 5 ms\n",
             ),
             (
                 r#"{"time":"T","kind":"connect","address":"2001:db8::1","port":443,"verdict":"deny","reason":"not-listed"}"#,

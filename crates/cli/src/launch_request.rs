@@ -13,7 +13,7 @@ use agent_vm_credentials::{
 use agent_vm_image::Store;
 use agent_vm_launch::{
     Diagnostics, ImageSource, LaunchRequest, MachineSize, NetworkSettings, Origin, Program,
-    ShareAccess, Streams,
+    ProxyServer, ProxySettings, ShareAccess, Streams,
 };
 use agent_vm_state::{BaseDirectories, HostDirectories, Project};
 
@@ -171,9 +171,29 @@ fn network(
         lan: reach.lan,
         host: reach.host,
         resolve: options.resolve.clone(),
+        proxies: proxies(&context.env)?,
         upstream_ca_pem: read_certificates(cwd, &options.upstream_ca)?.concat(),
     };
     Ok((settings, reach.origin))
+}
+
+/// The host's proxies, as the environment names them. `NO_PROXY=*` is as good as none.
+fn proxies(env: &EnvVars) -> Result<ProxySettings, UsageError> {
+    let no_proxy = env.proxy("NO_PROXY").unwrap_or_default();
+    if no_proxy.split([',', ' ']).any(|entry| entry == "*") {
+        return Ok(ProxySettings::default());
+    }
+    let server = |variable: &'static str| {
+        let server = env.proxy(variable).map(|text| ProxyServer::parse(&text));
+        let wrong = |source| UsageError::Proxy { variable, source };
+        server.transpose().map_err(wrong)
+    };
+    Ok(ProxySettings {
+        http: server("HTTP_PROXY")?,
+        https: server("HTTPS_PROXY")?,
+        all: server("ALL_PROXY")?,
+        no_proxy,
+    })
 }
 
 /// With a signature policy, only what it accepted is launched. What is not there is not launched anyway.

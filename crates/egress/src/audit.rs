@@ -262,6 +262,9 @@ pub struct AuditEvent<'a> {
     /// Why it was denied or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<DenyReason>,
+    /// The host's proxy that it went through, without login; the address is then the one that was judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<&'a str>,
     /// What let the connection pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<&'a Rule>,
@@ -299,6 +302,7 @@ impl<'a> AuditEvent<'a> {
             path: None,
             verdict: None,
             reason: None,
+            proxy: None,
             rule: None,
             credential: None,
             status: None,

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_vm_policy::{
-    ConnectFacts, ConnectVerdict, DenyReason, HOST_SERVICE_NAME, HostName, Owner, Policy,
-    Resolution, Rule, canonical,
+    AddressClass, ConnectFacts, ConnectVerdict, DenyReason, HOST_SERVICE_NAME, HostName, Owner,
+    Policy, Resolution, Rule, canonical, classify,
 };
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
@@ -20,6 +20,7 @@ use crate::credential::{BoundCredential, CredentialSet, SecretSource};
 use crate::dial::{DialError, HostAddresses, Route, dial};
 use crate::flow;
 use crate::leaf_cache::{LeafCache, LeafError, Offer};
+use crate::proxy::{Destination, HTTP_PORT, ProxySettings};
 use crate::record::Record;
 use crate::splice::Duplex;
 use crate::tls_roots::{LazyRoots, RootsError, UpstreamRoots};
@@ -41,6 +42,8 @@ pub struct EgressConfig {
     pub roots: UpstreamRoots,
     /// Names and ports that the user sends elsewhere.
     pub overrides: Vec<ResolveOverride>,
+    /// The host's proxies.
+    pub proxies: ProxySettings,
     /// Where decisions are recorded.
     pub audit: AuditSink,
 }
@@ -82,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) secrets: Rc<dyn SecretSource>,
     pub(crate) audit: AuditSink,
     overrides: Vec<ResolveOverride>,
+    proxies: ProxySettings,
     host_addresses: HostAddresses,
     ca: SessionCa,
     leaves: LeafCache,
@@ -113,6 +117,7 @@ impl Egress {
             secrets: config.secrets,
             audit: config.audit,
             overrides: config.overrides,
+            proxies: config.proxies,
             host_addresses: HostAddresses::new(),
             ca,
             leaves: LeafCache::new(provider),
@@ -193,7 +198,10 @@ impl Egress {
         };
         let upstream = match tokio::join!(dial(&flow.route), prepare) {
             (Ok(stream), ()) => stream,
-            (Err(error), ()) => return Err(OpenError::Dial(error)),
+            (Err(error), ()) => {
+                opening.failed(error.reason());
+                return Err(OpenError::Dial(error));
+            }
         };
         opening.forget();
         Ok(OpenFlow {
@@ -298,6 +306,10 @@ impl Shared {
         let rule = self.policy.rule(&facts);
         // What is no host for this guest is none that its requests may name.
         names.retain(|name| self.policy.decide_name(name).is_ok());
+        let route = match resolution {
+            Resolution::Public => self.by_proxy(&names, target, port).unwrap_or(route),
+            Resolution::Overridden | Resolution::HostService => route,
+        };
         Ok(Flow {
             names,
             address: target,
@@ -306,6 +318,25 @@ impl Shared {
             verdict,
             rule,
         })
+    }
+
+    /// The way through the host's proxy, for a public address that has one.
+    fn by_proxy(&self, names: &[HostName], address: IpAddr, port: u16) -> Option<Route> {
+        if self.proxies.is_empty() || classify(address) != AddressClass::Global {
+            return None;
+        }
+        let destination = Destination {
+            name: names.first().cloned(),
+            address: SocketAddr::new(address, port),
+        };
+        let proxy = Rc::new(self.proxies.choose(&destination)?.clone());
+        Some(
+            if port == HTTP_PORT && proxy.forwards() && !names.is_empty() {
+                Route::Forward(proxy, destination)
+            } else {
+                Route::Tunnel(proxy, destination)
+            },
+        )
     }
 
     /// Records a connection that is denied.

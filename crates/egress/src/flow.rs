@@ -15,8 +15,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::audit::Kind;
 use crate::client_hello::{CONTENT_HANDSHAKE, ClientHello, HelloReader, Progress};
+use crate::dial::{DialError, Route};
 use crate::egress::{Flow, FlowEnd, Shared};
 use crate::intercept::Intercepted;
+use crate::proxy::tunnel;
 use crate::record::{Place, Record};
 use crate::replay::Replay;
 use crate::respond::raw_denial;
@@ -50,8 +52,9 @@ pub(crate) async fn serve<S: Duplex + 'static>(
     mut guest: S,
 ) -> FlowEnd {
     let guarded = flow.verdict != ConnectVerdict::Tunnel;
+    let forwarded = flow.route.forwarder().is_some();
     let place = flow.place();
-    if !guarded && shared.passes_unseen() {
+    if !guarded && !forwarded && shared.passes_unseen() {
         return pass_on(&shared, place, (guest, upstream), Vec::new()).await;
     }
     let (opening, early) = look(&mut guest, &mut upstream, guarded).await;
@@ -61,14 +64,22 @@ pub(crate) async fn serve<S: Duplex + 'static>(
                 .policy
                 .decide_hello(flow.verdict, &flow.names, hello.server_name.as_ref())
         }
-        Opening::Http if guarded => ConnectVerdict::Intercept,
+        Opening::Http if guarded || forwarded => ConnectVerdict::Intercept,
         Opening::Http | Opening::Other => ConnectVerdict::Tunnel,
         Opening::Broken => ConnectVerdict::Deny(DenyReason::ClientHello),
+    };
+    let denied = matches!(verdict, ConnectVerdict::Deny(_));
+    let route = match open_way(flow.route, (&opening, denied), &mut upstream).await {
+        Ok(route) => route,
+        Err(error) => {
+            Record::begin(&shared, Kind::Connect, place).failed(error.reason());
+            return FlowEnd::Reset;
+        }
     };
     let intercepted = |stream| Intercepted {
         shared: Rc::clone(&shared),
         place: place.clone(),
-        route: flow.route.clone(),
+        route: route.clone(),
         stream,
     };
     match (verdict, opening) {
@@ -107,6 +118,23 @@ pub(crate) async fn serve<S: Duplex + 'static>(
     }
 }
 
+/// Turns the connection to a proxy that forwards requests into one to the destination, when it is to carry something
+/// else.
+async fn open_way(
+    route: Route,
+    (opening, denied): (&Opening, bool),
+    upstream: &mut TcpStream,
+) -> Result<Route, DialError> {
+    if route.forwarder().is_none() || denied || matches!(opening, Opening::Http) {
+        return Ok(route);
+    }
+    let route = route.opaque();
+    if let Route::Tunnel(proxy, to) = &route {
+        tunnel(proxy, to, upstream).await?;
+    }
+    Ok(route)
+}
+
 impl Flow {
     pub(crate) fn place(&self) -> Place {
         Place {
@@ -114,6 +142,7 @@ impl Flow {
             address: self.address,
             port: self.port,
             rule: self.rule.clone(),
+            proxy: self.route.proxy().map(|proxy| proxy.to_string().into()),
             method: None,
             path: None,
         }

@@ -122,7 +122,7 @@ impl Intercepted {
             ),
             Err(error) => (Security::Unusable, Some(error)),
         };
-        let upstream = Rc::new(Upstream::new(self.route, security, offer));
+        let upstream = Rc::new(Upstream::new(self.route.meant_for(host), security, offer));
         let failure = match failure {
             None => upstream.start(self.stream).await.err(),
             failure => failure,

@@ -27,6 +27,7 @@ mod hop_by_hop;
 mod intercept;
 mod leaf_cache;
 mod local_executor;
+mod proxy;
 mod record;
 mod replay;
 mod request_head;
@@ -50,6 +51,7 @@ pub use egress::{
     ConnectRequest, Egress, EgressConfig, EgressError, FlowEnd, OpenError, OpenFlow,
     ResolveOverride,
 };
+pub use proxy::{ProxyError, ProxyKind, ProxyServer, ProxySettings};
 pub use request_head::fuzz_request_head;
 pub use splice::Duplex;
 pub use tls_roots::{RootsError, UpstreamRoots};

@@ -32,6 +32,8 @@ pub(crate) struct Place {
     pub(crate) host: Option<HostName>,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
+    /// The proxy it goes through.
+    pub(crate) proxy: Option<Rc<str>>,
     /// What let it pass.
     pub(crate) rule: Option<Rule>,
     pub(crate) method: Option<Method>,
@@ -140,6 +142,7 @@ impl Drop for Record {
             verdict: Some(self.outcome.verdict),
             reason: self.outcome.reason,
             rule: self.place.rule.as_ref(),
+            proxy: self.place.proxy.as_deref(),
             credential: credential.map(|credential| credential.name.as_str()),
             status: self.outcome.status.map(|status| status.as_u16()),
             suppressed: None,

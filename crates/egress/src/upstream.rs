@@ -28,6 +28,7 @@ use crate::body::RequestBody;
 use crate::dial::{DialError, Route, dial};
 use crate::leaf_cache::Offer;
 use crate::local_executor::LocalExecutor;
+use crate::proxy::ProxyServer;
 use crate::request_head::MAX_HEAD_BYTES;
 use crate::tls_roots::RootsError;
 
@@ -111,6 +112,11 @@ impl Upstream {
         self.offer.set(spoken);
         *self.idle.borrow_mut() = Some(sender);
         Ok(())
+    }
+
+    /// The proxy that whole requests are sent to.
+    pub(crate) fn forwarder(&self) -> Option<&ProxyServer> {
+        self.route.forwarder()
     }
 
     /// What the upstream speaks, or is expected to.
@@ -371,9 +377,9 @@ impl UpstreamError {
     pub(crate) fn reason(&self) -> DenyReason {
         match self {
             Self::Certificate { .. } => DenyReason::UpstreamCertificate,
+            Self::Dial { source } => source.reason(),
             Self::Roots { .. }
             | Self::Unusable
-            | Self::Dial { .. }
             | Self::Tls { .. }
             | Self::Name { .. }
             | Self::TimedOut

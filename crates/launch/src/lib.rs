@@ -24,7 +24,7 @@ mod request;
 mod resolve;
 pub mod session;
 
-pub use agent_vm_egress::audit_files;
+pub use agent_vm_egress::{ProxyError, ProxyServer, ProxySettings, audit_files};
 pub use attach::{AttachError, NotStarted};
 pub use base::{
     BaseError, BaseEvent, BaseId, BaseKind, BaseProject, BaseRecord, BaseStore, BaseStoreError,
@@ -39,7 +39,8 @@ pub use link::{LinkError, serve_link};
 pub use machine::MachineEnded;
 pub use phases::{Phase, Phases};
 pub use plan::{
-    Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram, PlannedSetup,
+    Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram, PlannedProxies,
+    PlannedSetup,
 };
 pub use prepare::{PrepareError, Prepared};
 pub use request::{

@@ -111,7 +111,8 @@ fn refusal(error: &OpenError) -> FlowRefusal {
     match error {
         OpenError::Denied { .. } => FlowRefusal::Denied,
         OpenError::Dial(error) => match error {
-            agent_vm_egress::DialError::Refused { .. } => FlowRefusal::Refused,
+            agent_vm_egress::DialError::Refused { .. }
+            | agent_vm_egress::DialError::ProxyRefused { .. } => FlowRefusal::Refused,
             agent_vm_egress::DialError::TimedOut { .. } => FlowRefusal::TimedOut,
             _ => FlowRefusal::Unreachable,
         },

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_vm_credentials::{Credential, HeaderSpec};
+use agent_vm_egress::{ProxyServer, ProxySettings};
 use agent_vm_policy::{EgressRule, HostPattern, Preset, Scope};
 use serde::Serialize;
 
@@ -97,6 +98,8 @@ pub struct PlannedNetwork {
     pub lan: bool,
     /// Whether the services on the host's loopback may be reached.
     pub host: bool,
+    /// The host's proxies without their logins, by what they are for.
+    pub proxies: PlannedProxies,
     /// Addresses given for names.
     pub resolve: Vec<ResolveOverride>,
     /// Hosts whose TLS is intercepted; all others are passed through untouched.
@@ -105,6 +108,19 @@ pub struct PlannedNetwork {
     pub refused: Vec<HostPattern>,
     /// Whether certificates besides the host's own are accepted for upstream servers.
     pub extra_upstream_ca: bool,
+}
+
+/// The host's proxies: scheme, host and port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PlannedProxies {
+    /// For plain HTTP, port 80.
+    pub http: Option<String>,
+    /// For every other port.
+    pub https: Option<String>,
+    /// For both, where they have none of their own.
+    pub all: Option<String>,
+    /// What is reached directly.
+    pub except: String,
 }
 
 impl Plan {
@@ -181,10 +197,21 @@ fn network(request: &LaunchRequest) -> PlannedNetwork {
         egress: network.egress.clone(),
         lan: network.lan,
         host: network.host,
+        proxies: proxies(&network.proxies),
         resolve: network.resolve.clone(),
         intercepted: intercepted(&request.credentials.credentials),
         refused: request.credentials.refused_hosts.clone(),
         extra_upstream_ca: !network.upstream_ca_pem.is_empty(),
+    }
+}
+
+fn proxies(settings: &ProxySettings) -> PlannedProxies {
+    let shown = |proxy: &Option<ProxyServer>| proxy.as_ref().map(ToString::to_string);
+    PlannedProxies {
+        http: shown(&settings.http),
+        https: shown(&settings.https),
+        all: shown(&settings.all),
+        except: settings.no_proxy.clone(),
     }
 }
 

@@ -194,6 +194,7 @@ pub(crate) fn egress(request: &LaunchRequest, session: &SessionId) -> Result<Egr
             },
         },
         overrides: overrides.collect(),
+        proxies: request.network.proxies.clone(),
         audit: AuditSink::open(&request.directories.audit_log())?,
     })?)
 }

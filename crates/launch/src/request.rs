@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use agent_vm_credentials::{Collected, GuestFile};
+use agent_vm_egress::ProxySettings;
 use agent_vm_policy::{EgressRule, HostName, Policy, Scope};
 use agent_vm_state::{HostDirectories, Project};
 use serde::Serialize;
@@ -132,6 +133,8 @@ pub struct NetworkSettings {
     pub host: bool,
     /// Addresses the user gave for names.
     pub resolve: Vec<ResolveOverride>,
+    /// The host's proxies, which connections to public addresses go through.
+    pub proxies: ProxySettings,
     /// More certificates (PEM) that upstream servers may be verified with; empty for none.
     pub upstream_ca_pem: Vec<u8>,
 }

@@ -52,12 +52,14 @@ fn log(context: &Context, args: &EgressLogArgs, ui: Ui) -> Result<u8, CommandErr
         json: args.json,
         strange: 0,
     };
-    let unreadable = |source| LogUnreadable {
-        path: path.clone(),
-        source,
+    let mut reader = Reader::There;
+    let mut tell = |text: &str| -> Result<Reader, CommandError> {
+        if reader == Reader::There && !text.is_empty() {
+            reader = ui::stream(text).map_err(UsageError::Output)?;
+        }
+        Ok(reader)
     };
-    let (said, current) = shown.existing(&path, args.lines).map_err(unreadable)?;
-    let mut reader = ui::stream(&said).map_err(UsageError::Output)?;
+    let current = shown.existing(&path, args.lines, &mut |text| tell(text).map(drop))?;
     if shown.strange > 0 {
         ui.warn(&format!(
             "{} lines of the audit log cannot be understood",
@@ -68,12 +70,17 @@ fn log(context: &Context, args: &EgressLogArgs, ui: Ui) -> Result<u8, CommandErr
         path: path.clone(),
         current,
     };
-    while args.follow && reader == Reader::There {
+    while args.follow && tell("")? == Reader::There {
         std::thread::sleep(POLL);
-        let said = following.news(&mut shown).map_err(unreadable)?;
-        reader = ui::stream(&said).map_err(UsageError::Output)?;
+        let news = following.news(&mut shown);
+        tell(&news.map_err(|source| unreadable(&path, source))?)?;
     }
     Ok(0)
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> CommandError {
+    let path = path.to_owned();
+    LogUnreadable { path, source }.into()
 }
 
 fn whose(context: &Context, args: &EgressLogArgs) -> Result<Whose, CommandError> {
@@ -110,30 +117,37 @@ impl Shown {
         }
     }
 
-    /// What is there now, and the file that is written to.
+    /// Tells what is there now, and gives the file that is written to.
     fn existing(
         &mut self,
         path: &Path,
         last: Option<usize>,
-    ) -> std::io::Result<(String, Option<LogFile>)> {
-        let most = last.unwrap_or(usize::MAX);
-        let mut texts = VecDeque::new();
+        tell: &mut dyn FnMut(&str) -> Result<(), CommandError>,
+    ) -> Result<Option<LogFile>, CommandError> {
+        let mut kept = VecDeque::new();
         let mut current = None;
-        for mut file in open_all(path)? {
-            while let Some(line) = file.next_line()? {
-                texts.push_back(self.text(&line));
-                if texts.back().is_some_and(String::is_empty) || texts.len() > most {
-                    // The one that is not wanted, else the oldest of too many.
-                    if texts.back().is_some_and(String::is_empty) {
-                        texts.pop_back();
-                    } else {
-                        texts.pop_front();
+        for mut file in open_all(path).map_err(|source| unreadable(path, source))? {
+            loop {
+                let line = file.next_line();
+                let Some(line) = line.map_err(|source| unreadable(path, source))? else {
+                    break;
+                };
+                let text = self.text(&line);
+                match last {
+                    _ if text.is_empty() => {}
+                    None => tell(&text)?,
+                    Some(most) => {
+                        kept.push_back(text);
+                        if kept.len() > most {
+                            kept.pop_front();
+                        }
                     }
                 }
             }
             current = Some(file);
         }
-        Ok((texts.into_iter().collect(), current))
+        tell(&kept.into_iter().collect::<String>())?;
+        Ok(current)
     }
 }
 
@@ -242,6 +256,17 @@ mod tests {
         }
     }
 
+    /// What is told of what is there, and the file that is written to.
+    fn existing(shown: &mut Shown, path: &Path, last: Option<usize>) -> (String, Option<LogFile>) {
+        let mut all = String::new();
+        let mut tell = |text: &str| {
+            all += text;
+            Ok(())
+        };
+        let current = shown.existing(path, last, &mut tell);
+        (all, current.unwrap_or_else(|error| panic!("{error:?}")))
+    }
+
     fn line(number: u32) -> String {
         format!("{{\"ms\":{number}}}\n")
     }
@@ -263,12 +288,12 @@ mod tests {
             );
         }
         let mut shown = shown();
-        let (text, _) = shown.existing(&path, None).unwrap();
+        let (text, _) = existing(&mut shown, &path, None);
         assert_eq!(text, (0..8).map(line).collect::<String>());
         assert_eq!(shown.strange, 4);
-        let (text, _) = shown.existing(&path, Some(3)).unwrap();
+        let (text, _) = existing(&mut shown, &path, Some(3));
         assert_eq!(text, (5..8).map(line).collect::<String>());
-        let (text, _) = shown.existing(&path, Some(0)).unwrap();
+        let (text, _) = existing(&mut shown, &path, Some(0));
         assert_eq!(text, "");
     }
 
@@ -277,7 +302,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         let mut shown = shown();
-        let (_, current) = shown.existing(&path, None).unwrap();
+        let (_, current) = existing(&mut shown, &path, None);
         let mut following = Following {
             path: path.clone(),
             current,
@@ -307,7 +332,7 @@ mod tests {
         append(&path, &"x".repeat(3 * 1024 * 1024));
         append(&path, &("\n".to_owned() + &line(1)));
         let mut shown = shown();
-        let (text, _) = shown.existing(&path, None).unwrap();
+        let (text, _) = existing(&mut shown, &path, None);
         assert_eq!((text, shown.strange > 0), (line(1), true));
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use agent_vm_image::{Reference, Store};
-use agent_vm_launch::{LaunchRequest, Mount, Plan, PlannedCredential, PlannedNetwork, ShareAccess};
+use agent_vm_launch::{
+    LaunchRequest, Mount, Plan, PlannedCredential, PlannedNetwork, PlannedProxies, ShareAccess,
+};
 use agent_vm_policy::{HOST_SERVICE_NAME, HostPattern, Preset};
 
 use crate::args::{ByteSize, ExplainArgs, Target};
@@ -134,6 +136,11 @@ fn render(plan: &Plan) -> String {
         plan.credentials.iter().map(credential),
     );
     network(&mut line, &plan.network, &origin("policy"));
+    list(
+        &mut line,
+        "proxy",
+        proxies(&plan.network.proxies).into_iter(),
+    );
     let hosts = |hosts: &[HostPattern]| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
     list(
         &mut line,
@@ -197,6 +204,24 @@ fn network(line: &mut impl FnMut(&str, &str), network: &PlannedNetwork, origin: 
             line("", &format!("narrowed to {domain}"));
         }
     }
+}
+
+/// The proxies that connections go through.
+fn proxies(proxies: &PlannedProxies) -> Vec<String> {
+    let servers = [
+        (&proxies.http, "for plain HTTP"),
+        (&proxies.https, "for all else"),
+        (&proxies.all, "where no other is named"),
+    ];
+    let named = servers.into_iter().filter_map(|(server, purpose)| {
+        let server = server.as_ref()?;
+        Some(format!("{server} {purpose}"))
+    });
+    let mut lines: Vec<String> = named.collect();
+    if !lines.is_empty() && !proxies.except.is_empty() {
+        lines.push(format!("not for {}", proxies.except));
+    }
+    lines
 }
 
 /// The first value beside the name, the others below it.

@@ -133,3 +133,51 @@ fn a_projects_file_that_would_widen_is_refused() {
          hint: put it into ~/.config/agent-vm/config.toml, or give the option\n",
     );
 }
+
+#[test]
+fn proxies_are_shown_without_their_logins() {
+    let mut environment = Environment::new();
+    environment.set(
+        "https_proxy",
+        "http://the-user:the-password@proxy.example.org:3128",
+    );
+    environment.set("HTTPS_PROXY", "http://other.example.org:1");
+    environment.set("ALL_PROXY", "socks5h://the-user@127.0.0.1");
+    environment.set("NO_PROXY", "localhost,.example.org");
+    let text = environment.run(&["explain"]).told();
+    assert!(
+        text.contains(
+            "proxy       http://proxy.example.org:3128 for all else\n            \
+             socks5h://127.0.0.1:1080 where no other is named\n            \
+             not for localhost,.example.org\n"
+        ),
+        "{text}"
+    );
+    let json = environment.run(&["explain", "--json"]).told();
+    let plan: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        plan["network"]["proxies"]["https"],
+        "http://proxy.example.org:3128"
+    );
+    assert!(!(text + &json).contains("the-"), "a login is shown");
+    environment.set("NO_PROXY", "*");
+    assert!(!environment.run(&["explain"]).told().contains("proxy"));
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_named_by_its_variable_alone() {
+    let mut environment = Environment::new();
+    environment.set(
+        "HTTPS_PROXY",
+        "https://the-user:the-password@proxy.example.org",
+    );
+    environment.run(&["explain"]).refused(
+        "error: the proxy that $HTTPS_PROXY names cannot be used\n\
+         caused by: a proxy cannot be reached by https, only by http, socks5 or socks5h\n\n\
+         hint: set it to such a proxy; NO_PROXY='*' does without any\n",
+    );
+    environment.set("HTTPS_PROXY", "http://the-user:the-password@");
+    let finished = environment.run(&["explain"]);
+    assert_eq!(finished.code, Some(125));
+    assert!(!finished.stderr.contains("the-"), "{finished:?}");
+}

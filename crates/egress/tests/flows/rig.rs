@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use agent_vm_egress::{
     AuditSink, BoundCredential, ConnectRequest, Duplex, Egress, EgressConfig, FlowEnd, HeaderRule,
-    OpenError, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
+    OpenError, ProxySettings, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
 };
 use agent_vm_policy::{HostName, HostPattern, Policy};
 use agent_vm_secret::{Placeholder, Secret};
@@ -63,6 +63,7 @@ pub(crate) struct Rig {
     pub(crate) other: Placeholder,
     pub(crate) broken: Placeholder,
     policy: Policy,
+    proxies: ProxySettings,
     audit: PathBuf,
     target: SocketAddr,
     dir: Rc<tempfile::TempDir>,
@@ -99,6 +100,7 @@ impl Rig {
             other,
             broken,
             policy: Policy::public(),
+            proxies: ProxySettings::default(),
             audit,
             target,
             egress: None,
@@ -120,6 +122,15 @@ impl Rig {
     pub(crate) fn with_policy(&self, policy: Policy) -> Self {
         Self {
             policy,
+            ..self.clone()
+        }
+        .assembled()
+    }
+
+    /// The same guest on a host that has proxies.
+    pub(crate) fn with_proxies(&self, proxies: ProxySettings) -> Self {
+        Self {
+            proxies,
             ..self.clone()
         }
         .assembled()
@@ -166,6 +177,7 @@ impl Rig {
                 extra_pem: vec![self.upstream.ca_pem.clone()],
             },
             overrides: overrides.collect(),
+            proxies: self.proxies.clone(),
             audit: AuditSink::open(&self.audit).unwrap(),
         });
         self.egress = Some(egress.unwrap());

@@ -1,6 +1,12 @@
-//! D3: what each option of the network lets guest root reach, and that metadata services stay denied whatever is given.
+//! D3 and D11: what each option of the network lets guest root reach, that metadata services stay denied whatever is
+//! given, and that public addresses are reached through the host's proxy alone.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, channel};
 
 use agent_vm_boot_tests::{Finished, Machine};
+use agent_vm_test_support::canary::Canary;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
@@ -12,6 +18,29 @@ fn run(machine: &Machine, options: &[&str], script: &str) -> Result<(Finished, V
     let finished = machine.script(options, &format!("{TRY}{script}"));
     let finished = finished.env("TOK", "canary").run()?.expect_code(0)?;
     Ok((finished, machine.audit_log()?))
+}
+
+/// A proxy that makes no connection; what it was asked comes out of the channel.
+fn refusing_proxy() -> Result<(SocketAddr, Receiver<String>)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let (sender, asked) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream?;
+            let mut head = String::new();
+            for line in BufReader::new(stream.try_clone()?).lines() {
+                match line? {
+                    end if end.is_empty() => break,
+                    line => head += &(line + "\r\n"),
+                }
+            }
+            stream.write_all(b"HTTP/1.1 403 Filtered\r\n\r\n")?;
+            let _nobody_waits = sender.send(head);
+        }
+        std::io::Result::Ok(())
+    });
+    Ok((address, asked))
 }
 
 #[test]
@@ -95,7 +124,8 @@ fn an_allow_list_reaches_its_hosts_and_those_with_a_credential_and_a_project_nar
 }
 
 #[test]
-fn private_networks_are_reached_when_granted_but_never_metadata_nor_the_host() -> Result<()> {
+fn private_networks_are_reached_when_granted_public_ones_by_proxy_and_never_metadata_nor_the_host()
+-> Result<()> {
     let machine = Machine::new()?;
     let upstream = machine.upstream(&["api.example.test"])?;
     let port = upstream.plain_address().context("plain")?.port();
@@ -105,6 +135,7 @@ fn private_networks_are_reached_when_granted_but_never_metadata_nor_the_host() -
     }
     let script = format!(
         "t lan -m 3 http://10.77.1.1/; \
+         t proxied https://8.8.8.8/; \
          t metadata http://169.254.169.254/; \
          t mapped 'http://[::ffff:169.254.169.254]/'; \
          t metadata6 'http://[fd00:ec2::254]/'; \
@@ -112,8 +143,30 @@ fn private_networks_are_reached_when_granted_but_never_metadata_nor_the_host() -
          t loopback http://127.0.0.1:{port}/; \
          t name http://host.agent-vm.internal:{port}/"
     );
-    let (finished, events) = run(&machine, &options, &script)?;
+    let login = Canary::mint("login-");
+    let (proxy, asked) = refusing_proxy()?;
+    let proxy = format!("http://user:{}@{proxy}", login.token());
+    let script = format!("{TRY}{script}; env; cat /proc/1/environ /proc/cmdline");
+    let finished = machine
+        .script(&options, &script)
+        .env("ALL_PROXY", &proxy)
+        .run()?
+        .expect_code(0)?;
+    let events = machine.audit_log()?;
+    let head = asked.try_recv().context("the proxy was not asked")?;
+    assert!(
+        head.starts_with("CONNECT 8.8.8.8:443 HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("\r\nProxy-Authorization: Basic "), "{head}");
+    let told = format!("{} {} {events:?}", finished.stdout, finished.stderr);
+    assert!(
+        !login.is_in(&told),
+        "the proxy's login is in the guest or the log"
+    );
     let ended: Vec<&str> = finished.stdout.lines().skip(1).collect();
+    assert_eq!(ended[0], "proxied 7", "{}", finished.stdout);
+    let ended = &ended[1..];
     assert_eq!(
         ended[..3],
         ["metadata 7", "mapped 7", "metadata6 7"],
@@ -132,6 +185,7 @@ fn private_networks_are_reached_when_granted_but_never_metadata_nor_the_host() -
     };
     // Nobody is there, but it was asked for outside.
     assert_eq!(verdict("10.77.1.1"), Some("failed".into()), "{events:?}");
+    assert_eq!(verdict("8.8.8.8"), Some("failed".into()), "{events:?}");
     assert_eq!(
         verdict("169.254.169.254"),
         Some("deny".into()),
