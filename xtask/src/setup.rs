@@ -29,6 +29,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("make", "make"),
     ("git", "git"),
     ("strace", "strace"),
+    ("tinyproxy", "tinyproxy-bin"),
+    ("microsocks", "microsocks"),
 ];
 
 /// Needed only to build the emulated host's file systems without being root.

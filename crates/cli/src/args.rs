@@ -12,10 +12,14 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::argument_rule::{Arity, Boundary, KnownOption, divide};
 
+mod egress;
 mod image;
+mod network;
 mod values;
 
+pub(crate) use egress::{EgressArgs, EgressCommand, EgressLogArgs};
 pub(crate) use image::{ImageArgs, ImageCommand};
+pub(crate) use network::NetworkOptions;
 pub(crate) use values::{ByteSize, EnvAssignment, MountSpec, MountSpecError};
 
 /// Run coding agents in a microVM made for the project, with the real tokens kept outside.
@@ -58,6 +62,8 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// What setup scripts made of the image, kept for later launches
     Base(BaseArgs),
+    /// What guests reached and what was denied
+    Egress(EgressArgs),
     /// Images on this machine: list, tell about, remove
     Image(ImageArgs),
 }
@@ -141,6 +147,8 @@ pub(crate) struct LaunchOptions {
         help_heading = "Environment and secrets"
     )]
     pub(crate) secret: Vec<String>,
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
     /// Dial HOST:PORT at this address (repeatable)
     #[arg(long, value_name = "HOST:PORT:ADDR:PORT", value_parser = values::parse_resolve, help_heading = "Network")]
     pub(crate) resolve: Vec<ResolveOverride>,

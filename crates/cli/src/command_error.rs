@@ -5,16 +5,18 @@ use std::path::PathBuf;
 
 use agent_vm_credentials::{CollectError, ReadError, SecretSpecError};
 use agent_vm_image::{NotVerified, PullError, ReferenceError, RemoveError, StoreError};
-use agent_vm_launch::BaseStoreError;
+use agent_vm_launch::{BaseStoreError, ProxyError};
 use agent_vm_state::ProjectError;
 use agent_vm_vmm::KvmError;
 use thiserror::Error;
 
 use crate::args::ByteSize;
+use crate::commands::egress::LogUnreadable;
 use crate::exit_code;
 use crate::image_settings::ImageSettingsError;
 use crate::kernel_file::KernelMissing;
 use crate::mounts::MountError;
+use crate::network_settings::NetworkSettingsError;
 use crate::settings::SettingsError;
 use crate::setup_files::SetupFileError;
 
@@ -67,6 +69,12 @@ pub(crate) enum UsageError {
     SecretAndVariable { name: String },
     #[error("{place} holds the real token of {credential}, which must not enter the guest")]
     TokenInPlain { place: String, credential: String },
+    #[error("the proxy that ${variable} names cannot be used")]
+    Proxy {
+        variable: &'static str,
+        #[source]
+        source: ProxyError,
+    },
     #[error("cannot read the certificates in {}", path.display())]
     ReadCertificates {
         path: PathBuf,
@@ -152,6 +160,10 @@ impl From<UsageError> for CommandError {
                 Some("change to a directory that exists".to_owned()),
             ),
             UsageError::NotAbsolute { .. } => (Kind::Config, None),
+            UsageError::Proxy { .. } => (
+                Kind::Config,
+                Some("set it to such a proxy; NO_PROXY='*' does without any".to_owned()),
+            ),
             UsageError::Secret(_) => (Kind::User, Some(SECRET_FORM.to_owned())),
             UsageError::SecretAndVariable { name } => (
                 Kind::User,
@@ -192,6 +204,33 @@ impl From<SettingsError> for CommandError {
     }
 }
 
+impl From<NetworkSettingsError> for CommandError {
+    fn from(error: NetworkSettingsError) -> Self {
+        use NetworkSettingsError as Wrong;
+        let (kind, hint) = match error {
+            Wrong::File(error) => return error.into(),
+            Wrong::Syntax { .. } | Wrong::Value { .. } => (
+                Kind::Config,
+                "known are `policy`, `allow-domains`, and in your own configuration `allow-egress`, `allow-lan`, `allow-host`",
+            ),
+            Wrong::ProjectWidens { .. } => (
+                Kind::Config,
+                "put it into ~/.config/agent-vm/config.toml, or give the option",
+            ),
+            Wrong::ProjectDomains { .. } => (
+                Kind::Config,
+                "hosts are listed under `policy = \"allowlist\"`",
+            ),
+            Wrong::OfflineAndPolicy { .. } => (Kind::User, "leave one of them out"),
+            Wrong::DomainsUnused { .. } => (
+                Kind::User,
+                "hosts are listed under --policy allowlist; every public host is reached under --policy public",
+            ),
+        };
+        Self::new(kind, error).hint(hint)
+    }
+}
+
 impl From<BaseCommandError> for CommandError {
     fn from(error: BaseCommandError) -> Self {
         match error {
@@ -201,6 +240,12 @@ impl From<BaseCommandError> for CommandError {
             BaseCommandError::NoSetup => Self::new(Kind::User, error),
             BaseCommandError::Answer(_) => Self::new(Kind::Host, error),
         }
+    }
+}
+
+impl From<LogUnreadable> for CommandError {
+    fn from(error: LogUnreadable) -> Self {
+        Self::new(Kind::Host, error)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod base;
+pub(crate) mod egress;
 pub(crate) mod explain;
 pub(crate) mod image;
 pub(crate) mod link;

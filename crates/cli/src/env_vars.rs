@@ -19,7 +19,9 @@ Environment:
   AGENT_VM_STATE_DIR      where sessions, state and the audit log are kept
   AGENT_VM_NO_UPDATE_CHECK  do not look for a newer image, like --no-update-check
   AGENT_VM_TIMEOUT_SCALE  multiplies every timeout; for slow machines
-  XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_DATA_HOME, HTTPS_PROXY, HTTP_PROXY, NO_PROXY, NO_COLOR as usual";
+  XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_DATA_HOME, NO_COLOR as usual
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY  for guests and pulls, in either case, as in curl:
+                          [http|socks5|socks5h://][USER:PASSWORD@]HOST[:PORT]";
 
 pub(crate) const IMAGE: &str = "AGENT_VM_IMAGE";
 pub(crate) const MEMORY: &str = "AGENT_VM_MEMORY";
@@ -86,10 +88,10 @@ impl EnvVars {
         self.value(name).map(PathBuf::from)
     }
 
-    /// A proxy variable in either case; curl and docker know both.
+    /// A proxy variable in either case; the one in lower case wins, as in curl.
     pub(crate) fn proxy(&self, name: &str) -> Option<String> {
-        self.text(name)
-            .or_else(|| self.text(&name.to_ascii_lowercase()))
+        self.text(&name.to_ascii_lowercase())
+            .or_else(|| self.text(name))
             .map(str::to_owned)
     }
 
@@ -124,8 +126,13 @@ mod tests {
 
     #[test]
     fn proxy_is_found_in_either_case() {
-        let env = EnvVars::of(&[("https_proxy", "http://p:1")]);
+        let env = EnvVars::of(&[
+            ("https_proxy", "http://p:1"),
+            ("HTTPS_PROXY", "http://q:1"),
+            ("ALL_PROXY", "http://r:1"),
+        ]);
         assert_eq!(env.proxy("HTTPS_PROXY").as_deref(), Some("http://p:1"));
+        assert_eq!(env.proxy("ALL_PROXY").as_deref(), Some("http://r:1"));
         assert_eq!(env.proxy("HTTP_PROXY"), None);
     }
 

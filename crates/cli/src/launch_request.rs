@@ -12,8 +12,8 @@ use agent_vm_credentials::{
 };
 use agent_vm_image::Store;
 use agent_vm_launch::{
-    Diagnostics, ImageSource, LaunchRequest, MachineSize, NetworkSettings, PolicyPreset, Program,
-    ShareAccess, Streams,
+    Diagnostics, ImageSource, LaunchRequest, MachineSize, NetworkSettings, Origin, Program,
+    ProxyServer, ProxySettings, ShareAccess, Streams,
 };
 use agent_vm_state::{BaseDirectories, HostDirectories, Project};
 
@@ -22,6 +22,7 @@ use crate::command_error::{CommandError, UsageError};
 use crate::env_vars::{self, EnvVars};
 use crate::image_settings::ImageSettings;
 use crate::mounts;
+use crate::network_settings::Reach;
 use crate::settings::Settings;
 use crate::setup_files;
 
@@ -94,7 +95,7 @@ impl Context {
 pub(crate) fn build(
     context: &Context,
     typed: &Typed<'_>,
-    settings: Settings,
+    mut settings: Settings,
     kernel: PathBuf,
 ) -> Result<LaunchRequest, CommandError> {
     let cwd = context
@@ -106,7 +107,8 @@ pub(crate) fn build(
     let options = typed.options;
     let mounts = mounts::resolve(&options.mount, project.root(), cwd, &host)?;
     let setup = setup_files::read(options, &context.env, &project, cwd, &host)?;
-    let upstream_ca_pem = read_certificates(cwd, &options.upstream_ca)?.concat();
+    let (network, origin) = network(context, options, &project, cwd)?;
+    settings.origins.insert("policy", origin);
     let profile = profile(typed);
     let credentials = credentials(profile, &options.secret, &host)?;
     let program = program(typed, profile, &project, &credentials)?;
@@ -135,11 +137,7 @@ pub(crate) fn build(
             kernel,
         },
         credentials,
-        network: NetworkSettings {
-            policy: PolicyPreset::Public,
-            resolve: options.resolve.clone(),
-            upstream_ca_pem,
-        },
+        network,
         directories,
         streams: streams(),
         terminal_type: context
@@ -154,6 +152,47 @@ pub(crate) fn build(
             started: context.started,
         },
         origins: settings.origins,
+    })
+}
+
+/// What the guest may reach, and who said so.
+fn network(
+    context: &Context,
+    options: &LaunchOptions,
+    project: &Project,
+    cwd: &Path,
+) -> Result<(NetworkSettings, Origin), CommandError> {
+    let directory = setup_files::user_directory(&context.env, &context.home()?);
+    let reach = Reach::read(&options.network, &directory, project.root())?;
+    let settings = NetworkSettings {
+        scope: reach.scope,
+        project: reach.project,
+        egress: reach.egress,
+        lan: reach.lan,
+        host: reach.host,
+        resolve: options.resolve.clone(),
+        proxies: proxies(&context.env)?,
+        upstream_ca_pem: read_certificates(cwd, &options.upstream_ca)?.concat(),
+    };
+    Ok((settings, reach.origin))
+}
+
+/// The host's proxies, as the environment names them. `NO_PROXY=*` is as good as none.
+fn proxies(env: &EnvVars) -> Result<ProxySettings, UsageError> {
+    let no_proxy = env.proxy("NO_PROXY").unwrap_or_default();
+    if no_proxy.split([',', ' ']).any(|entry| entry == "*") {
+        return Ok(ProxySettings::default());
+    }
+    let server = |variable: &'static str| {
+        let server = env.proxy(variable).map(|text| ProxyServer::parse(&text));
+        let wrong = |source| UsageError::Proxy { variable, source };
+        server.transpose().map_err(wrong)
+    };
+    Ok(ProxySettings {
+        http: server("HTTP_PROXY")?,
+        https: server("HTTPS_PROXY")?,
+        all: server("ALL_PROXY")?,
+        no_proxy,
     })
 }
 

@@ -6,6 +6,7 @@ mod args;
 mod argument_rule;
 mod command_error;
 mod commands;
+mod egress_log;
 mod env_vars;
 mod exit_code;
 mod host_facts;
@@ -14,6 +15,7 @@ mod internal_commands;
 mod kernel_file;
 mod launch_request;
 mod mounts;
+mod network_settings;
 mod preflight;
 mod progress;
 mod report;
@@ -69,6 +71,7 @@ fn dispatch(context: &Context, cli: Cli, ui: Ui) -> Result<u8, CommandError> {
         Command::Explain(args) => commands::explain::run(context, &args),
         Command::Setup(args) => commands::setup::run(context, &args, ui),
         Command::Pull(args) => commands::pull::run(context, &args, ui),
+        Command::Egress(args) => commands::egress::run(context, &args.command, ui),
         Command::Image(args) => commands::image::run(context, &args.command, ui),
         Command::Base(args) => commands::base::run(context, &args.command, ui),
     }

@@ -30,7 +30,7 @@ pub(crate) const USER_CONFIG: &str = "config.toml";
 /// A project's script, in its root.
 const PROJECT_SCRIPT: &str = ".agent-vm.setup.sh";
 /// A project's configuration, there.
-const PROJECT_CONFIG: &str = ".agent-vm.toml";
+pub(crate) const PROJECT_CONFIG: &str = ".agent-vm.toml";
 /// Largest script or configuration file, in bytes: all of a base's scripts travel in one message of 4 MiB.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// Most packages and scripts of one base.
@@ -176,6 +176,8 @@ fn setup_table(path: &Path, links: Links) -> Result<toml::Table, SetupFileError>
         Ok(all) => all,
         Err(source) => return Err(SetupFileError::Syntax { path, source }),
     };
+    // `network_settings.rs` reads it.
+    all.remove("network");
     if matches!(links, Links::Followed) {
         // The user's own: `image_settings.rs` reads it.
         all.remove("image");

@@ -91,13 +91,30 @@ fn write(text: &str) {
 /// # Errors
 /// The system's, for example a full disk.
 pub(crate) fn data(text: &str) -> io::Result<()> {
+    stream(text).map(drop)
+}
+
+/// Whether somebody reads standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Or at least nobody said otherwise.
+    There,
+    /// Nothing needs to be written any more.
+    Gone,
+}
+
+/// Data that more may come after, to standard output.
+///
+/// # Errors
+/// The system's, for example a full disk.
+pub(crate) fn stream(text: &str) -> io::Result<Reader> {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        result => result.map(|()| Reader::There),
     }
 }
 

@@ -1,97 +1,58 @@
 //! The audit log: one JSON line per decision, in a file only its owner can read.
 //!
 //! Lines hold names, verdicts and sizes; never queries, headers, bodies or secrets. Every text that a guest chose is
-//! bounded and escaped by the JSON writer, so one decision is always one line. When a line cannot be written, or the
-//! log is full, the sink is broken for good and egress stops: nothing leaves that is not recorded.
+//! bounded and written as printable ASCII, so one decision is always one line and no reader's terminal obeys it. When a
+//! line cannot be written, or the session has written as much as it may, the sink is broken for good and egress stops:
+//! nothing leaves that is not recorded.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use agent_vm_policy::DenyReason;
-use fs_err::os::unix::fs::OpenOptionsExt as _;
+use agent_vm_policy::{DenyReason, Rule};
 use serde::Serialize;
 use thiserror::Error;
 use time::OffsetDateTime;
 
-/// The largest log of one session in bytes; a session that fills it is cut off.
-pub const MAX_LOG_BYTES: u64 = 256 * 1024 * 1024;
-/// The longest path that is recorded, in characters; longer ones end in `…`.
-pub const MAX_PATH_CHARACTERS: usize = 1024;
-/// How long an equal denied packet is not recorded again.
-const PACKET_SILENCE: Duration = Duration::from_secs(10);
-/// How many denied packets are remembered for that.
-const REMEMBERED_PACKETS: usize = 256;
-/// How many denied packets are recorded in [`PACKET_WINDOW`]; a guest that scans must not fill the log.
-const PACKETS_PER_WINDOW: u32 = 64;
-/// The time in which denied packets are counted.
-const PACKET_WINDOW: Duration = Duration::from_secs(1);
+use self::history::History;
+use self::log_file::{Limits, LogFile};
 
-/// Appends decisions to the session's log.
+mod ascii;
+mod history;
+mod log_file;
+
+pub use log_file::{MAX_FILE_BYTES, MAX_FILES, MAX_SESSION_BYTES, audit_files};
+
+/// The longest path or name that is recorded, in characters; longer ones end in `…`.
+pub const MAX_PATH_CHARACTERS: usize = 1024;
+
+/// Appends decisions to the log.
 #[derive(Debug)]
 pub struct AuditSink {
-    file: RefCell<fs_err::File>,
-    written: Cell<u64>,
+    log: RefCell<LogFile>,
     broken: Cell<bool>,
-    packets: RefCell<PacketHistory>,
-}
-
-/// What keeps denied packets from flooding the log.
-#[derive(Debug, Default)]
-struct PacketHistory {
-    recent: VecDeque<(DeniedPacket, Instant)>,
-    window: Option<Instant>,
-    in_window: u32,
-    suppressed: u64,
-}
-
-impl PacketHistory {
-    /// Whether this packet is recorded; if so, with how many that were not since the last one.
-    fn admit(&mut self, packet: DeniedPacket, now: Instant) -> Option<u64> {
-        self.recent
-            .retain(|(_, at)| now.duration_since(*at) < PACKET_SILENCE);
-        if self
-            .window
-            .is_none_or(|begun| now.duration_since(begun) >= PACKET_WINDOW)
-        {
-            self.window = Some(now);
-            self.in_window = 0;
-        }
-        let known = self.recent.iter().any(|(known, _)| *known == packet);
-        if known || self.in_window >= PACKETS_PER_WINDOW {
-            self.suppressed += 1;
-            return None;
-        }
-        if self.recent.len() == REMEMBERED_PACKETS {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((packet, now));
-        self.in_window += 1;
-        Some(std::mem::take(&mut self.suppressed))
-    }
+    packets: RefCell<History<DeniedPacket>>,
+    asked: RefCell<History<String>>,
+    denied_names: RefCell<History<DeniedName>>,
 }
 
 impl AuditSink {
-    /// Opens `path` for appending; makes it with mode 0600.
+    /// Opens the log at `path` for appending; makes it with mode 0600.
     ///
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let open = || {
-            let mut options = fs_err::OpenOptions::new();
-            let file = options.append(true).create(true).mode(0o600).open(path)?;
-            let written = file.metadata()?.len();
-            Ok((file, written))
-        };
-        let (file, written) = open().map_err(|source| AuditError::Open { source })?;
+        Self::with_limits(path, Limits::default())
+    }
+
+    fn with_limits(path: &Path, limits: Limits) -> Result<Self, AuditError> {
         Ok(Self {
-            file: RefCell::new(file),
-            written: Cell::new(written),
+            log: RefCell::new(LogFile::open(path, limits)?),
             broken: Cell::new(false),
             packets: RefCell::default(),
+            asked: RefCell::default(),
+            denied_names: RefCell::default(),
         })
     }
 
@@ -120,27 +81,22 @@ impl AuditSink {
             return Err(AuditError::Broken);
         }
         let mut line = Vec::with_capacity(512);
-        serde_json::to_writer(&mut line, event).map_err(|source| AuditError::Encode { source })?;
+        ascii::write(&mut line, event).map_err(|source| AuditError::Encode { source })?;
         line.push(b'\n');
-        let written = self.written.get() + line.len() as u64;
-        if written > MAX_LOG_BYTES {
-            return Err(AuditError::Full);
-        }
-        self.file
-            .borrow_mut()
-            .write_all(&line)
-            .map_err(|source| AuditError::Write { source })?;
-        self.written.set(written);
-        Ok(())
+        self.log.borrow_mut().append(&line)
     }
 
-    /// Appends a denied packet unless an equal one, or too many others, were recorded a moment ago.
-    pub(crate) fn record_packet(&self, session: &str, packet: DeniedPacket) {
-        let admitted = self.packets.borrow_mut().admit(packet, Instant::now());
+    /// Appends a denied packet unless an equal one, or too many others, were recorded a moment ago; `unseen` are
+    /// those that did not even come here.
+    pub(crate) fn record_packet(&self, source: Source<'_>, packet: DeniedPacket, unseen: u64) {
+        let admitted = self
+            .packets
+            .borrow_mut()
+            .admit(packet, unseen, Instant::now());
         let Some(suppressed) = admitted else {
             return;
         };
-        let mut event = AuditEvent::new(session, Kind::Packet);
+        let mut event = AuditEvent::new(source, Kind::Packet);
         event.protocol = Some(packet.protocol.name());
         event.address = Some(packet.address);
         event.port = packet.port;
@@ -149,6 +105,61 @@ impl AuditSink {
         event.suppressed = (suppressed > 0).then_some(suppressed);
         let _broken_is_remembered = self.record(&event);
     }
+
+    /// Appends that the guest asked for a name that exists for it, unless it did a moment ago.
+    pub(crate) fn record_question(&self, source: Source<'_>, name: &str) {
+        let name = bounded(name);
+        let admitted = self
+            .asked
+            .borrow_mut()
+            .admit(name.clone(), 0, Instant::now());
+        let Some(suppressed) = admitted else {
+            return;
+        };
+        let mut event = AuditEvent::new(source, Kind::Dns);
+        event.host = Some(&name);
+        event.verdict = Some(Verdict::Allow);
+        event.suppressed = (suppressed > 0).then_some(suppressed);
+        let _broken_is_remembered = self.record(&event);
+    }
+
+    /// Appends a name that the guest was not told an address of, unless it was a moment ago.
+    pub(crate) fn record_denied_name(&self, source: Source<'_>, denied: DeniedName, unseen: u64) {
+        let admitted = self
+            .denied_names
+            .borrow_mut()
+            .admit(denied.clone(), unseen, Instant::now());
+        let Some(suppressed) = admitted else {
+            return;
+        };
+        let mut event = AuditEvent::new(source, Kind::Dns);
+        event.host = Some(&denied.name);
+        event.address = denied.address;
+        event.verdict = Some(Verdict::Deny);
+        event.reason = Some(denied.reason);
+        event.suppressed = (suppressed > 0).then_some(suppressed);
+        let _broken_is_remembered = self.record(&event);
+    }
+}
+
+/// A name that does not exist for the guest, or an address that it is not told for a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeniedName {
+    /// The name, bounded.
+    pub(crate) name: String,
+    /// The address; without one the name itself is denied.
+    pub(crate) address: Option<IpAddr>,
+    /// Why.
+    pub(crate) reason: DenyReason,
+}
+
+/// Whose decisions are recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// The session's id.
+    pub session: &'a str,
+    /// The project's id.
+    pub project: &'a str,
 }
 
 /// What is not TCP and was denied by the gateway.
@@ -198,6 +209,8 @@ pub enum Kind {
     Request,
     /// A packet that belongs to no connection.
     Packet,
+    /// A name that was asked for, or an address that is not told for one.
+    Dns,
 }
 
 /// What was decided.
@@ -221,9 +234,11 @@ pub struct AuditEvent<'a> {
     pub time: String,
     /// The session's id.
     pub session: &'a str,
+    /// The project's id.
+    pub project: &'a str,
     /// What was decided about.
     pub kind: Kind,
-    /// Host name: the TLS server name, or the name our DNS answered.
+    /// Host name: the TLS server name, the name our DNS answered, or the name that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<&'a str>,
     /// The address that was dialled or asked for.
@@ -247,6 +262,12 @@ pub struct AuditEvent<'a> {
     /// Why it was denied or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<DenyReason>,
+    /// The host's proxy that it went through, without login; the address is then the one that was judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<&'a str>,
+    /// What let the connection pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'a Rule>,
     /// Name of the credential that was attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<&'a str>,
@@ -267,10 +288,11 @@ pub struct AuditEvent<'a> {
 impl<'a> AuditEvent<'a> {
     /// An event that happens now.
     #[must_use]
-    pub fn new(session: &'a str, kind: Kind) -> Self {
+    pub fn new(source: Source<'a>, kind: Kind) -> Self {
         Self {
             time: Self::now(),
-            session,
+            session: source.session,
+            project: source.project,
             kind,
             host: None,
             address: None,
@@ -280,6 +302,8 @@ impl<'a> AuditEvent<'a> {
             path: None,
             verdict: None,
             reason: None,
+            proxy: None,
+            rule: None,
             credential: None,
             status: None,
             suppressed: None,
@@ -298,10 +322,14 @@ impl<'a> AuditEvent<'a> {
 /// The path as it is recorded: at most [`MAX_PATH_CHARACTERS`], nothing after a `?`.
 #[must_use]
 pub fn bounded_path(path: &str) -> String {
-    let path = path.split('?').next().unwrap_or_default();
-    match path.char_indices().nth(MAX_PATH_CHARACTERS) {
-        Some((end, _)) => format!("{}…", &path[..end]),
-        None => path.to_owned(),
+    bounded(path.split('?').next().unwrap_or_default())
+}
+
+/// At most [`MAX_PATH_CHARACTERS`] of a text.
+pub(crate) fn bounded(text: &str) -> String {
+    match text.char_indices().nth(MAX_PATH_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -342,8 +370,8 @@ pub enum AuditError {
         #[source]
         source: serde_json::Error,
     },
-    /// The log has reached [`MAX_LOG_BYTES`].
-    #[error("the audit log is full")]
+    /// The session has written [`MAX_SESSION_BYTES`].
+    #[error("the session has filled its part of the audit log")]
     Full,
     /// An earlier line was lost.
     #[error("the audit log is broken")]

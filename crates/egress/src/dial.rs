@@ -1,17 +1,94 @@
 //! Opens TCP connections upstream.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
 use std::time::Duration;
+
+use agent_vm_policy::{DenyReason, HostName};
 
 use thiserror::Error;
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::proxy::{self, Destination, ProxyServer};
+
 /// How long a connection may take to be accepted.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How the connections of a flow are made.
+#[derive(Debug, Clone)]
+pub(crate) enum Route {
+    /// To this address.
+    Direct(SocketAddr),
+    /// To this port of the host's loopback, whichever family the service listens on.
+    HostService(u16),
+    /// Through a proxy, as if it were not there.
+    Tunnel(Rc<ProxyServer>, Destination),
+    /// To a proxy, which is sent whole requests of plain HTTP.
+    Forward(Rc<ProxyServer>, Destination),
+}
+
+impl Route {
+    /// The address it leads to, as it is judged and recorded.
+    pub(crate) fn address(&self) -> IpAddr {
+        match self {
+            Self::Direct(target) => target.ip(),
+            Self::HostService(_) => Ipv4Addr::LOCALHOST.into(),
+            Self::Tunnel(_, to) | Self::Forward(_, to) => to.address.ip(),
+        }
+    }
+
+    /// The proxy it leads through.
+    pub(crate) fn proxy(&self) -> Option<&ProxyServer> {
+        match self {
+            Self::Direct(_) | Self::HostService(_) => None,
+            Self::Tunnel(proxy, _) | Self::Forward(proxy, _) => Some(proxy),
+        }
+    }
+
+    /// The proxy that whole requests are sent to.
+    pub(crate) fn forwarder(&self) -> Option<&ProxyServer> {
+        match self {
+            Self::Forward(proxy, _) => Some(proxy),
+            Self::Direct(_) | Self::HostService(_) | Self::Tunnel(..) => None,
+        }
+    }
+
+    /// The same for something that is no plain HTTP.
+    pub(crate) fn opaque(self) -> Self {
+        match self {
+            Self::Forward(proxy, to) => Self::Tunnel(proxy, to),
+            route => route,
+        }
+    }
+
+    /// The same for a host that is known to be meant.
+    pub(crate) fn meant_for(mut self, host: &HostName) -> Self {
+        if let Self::Tunnel(_, to) | Self::Forward(_, to) = &mut self {
+            to.name = Some(host.clone());
+        }
+        self
+    }
+}
+
+/// Connects as the route says.
+pub(crate) async fn dial(route: &Route) -> Result<TcpStream, DialError> {
+    match route {
+        Route::Direct(target) => connect_to(*target).await,
+        Route::Tunnel(proxy, to) => proxy::connect(proxy, to).await,
+        Route::Forward(proxy, _) => proxy::forward_socket(proxy).await,
+        Route::HostService(port) => match connect_to((Ipv4Addr::LOCALHOST, *port).into()).await {
+            Err(refused @ DialError::Refused { .. }) => {
+                let second = connect_to((Ipv6Addr::LOCALHOST, *port).into()).await;
+                second.map_err(|_also| refused)
+            }
+            connected => connected,
+        },
+    }
+}
+
 /// Connects with Nagle's algorithm off and keep-alive probes on, so that a vanished peer ends the flow.
-pub(crate) async fn dial(target: SocketAddr) -> Result<TcpStream, DialError> {
+pub(crate) async fn connect_to(target: SocketAddr) -> Result<TcpStream, DialError> {
     let connect = async {
         let socket = if target.is_ipv4() {
             TcpSocket::new_v4()?
@@ -50,6 +127,23 @@ pub enum DialError {
         /// Where to.
         target: SocketAddr,
     },
+    /// The host's proxy made no connection.
+    #[error("the proxy {proxy} made no connection: {answer}")]
+    ProxyRefused {
+        /// The proxy, without its login.
+        proxy: String,
+        /// What it answered.
+        answer: String,
+    },
+    /// The host's proxy cannot be spoken to.
+    #[error("the proxy {proxy} cannot be used")]
+    ProxyUnusable {
+        /// The proxy, without its login.
+        proxy: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Anything else, such as too many open files.
     #[error("cannot connect to {target}")]
     Failed {
@@ -62,6 +156,17 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// What the audit log and the guest are told.
+    pub(crate) fn reason(&self) -> DenyReason {
+        match self {
+            Self::ProxyRefused { .. } | Self::ProxyUnusable { .. } => DenyReason::ProxyRefused,
+            Self::Refused { .. }
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Failed { .. } => DenyReason::UpstreamFailed,
+        }
+    }
+
     fn from_io(target: SocketAddr, source: io::Error) -> Self {
         use io::ErrorKind as Kind;
         match source.kind() {
@@ -114,13 +219,26 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
         drop(listener);
-        assert!(matches!(dial(target).await, Err(DialError::Refused { .. })));
+        assert!(matches!(
+            connect_to(target).await,
+            Err(DialError::Refused { .. })
+        ));
     }
 
     #[tokio::test]
     async fn connections_have_nagle_off() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = dial(listener.local_addr().unwrap()).await.unwrap();
+        let stream = connect_to(listener.local_addr().unwrap()).await.unwrap();
         assert!(stream.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_service_of_the_host_is_found_in_either_family() {
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = std::net::TcpListener::bind(loopback).unwrap();
+            let address = listener.local_addr().unwrap();
+            let stream = dial(&Route::HostService(address.port())).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), address);
+        }
     }
 }

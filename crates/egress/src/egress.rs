@@ -5,18 +5,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_vm_policy::{
-    ConnectFacts, ConnectVerdict, DenyReason, HostName, Owner, Policy, Resolution, canonical,
+    AddressClass, ConnectFacts, ConnectVerdict, DenyReason, HOST_SERVICE_NAME, HostName, Owner,
+    Policy, Resolution, Rule, canonical, classify,
 };
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use crate::audit::{AuditEvent, AuditSink, DeniedPacket, Kind, Verdict};
+use crate::audit::{
+    AuditEvent, AuditSink, DeniedName, DeniedPacket, Kind, Source, Verdict, bounded,
+};
 use crate::ca::{CaError, SessionCa};
 use crate::credential::{BoundCredential, CredentialSet, SecretSource};
-use crate::dial::{DialError, HostAddresses, dial};
+use crate::dial::{DialError, HostAddresses, Route, dial};
 use crate::flow;
 use crate::leaf_cache::{LeafCache, LeafError, Offer};
+use crate::proxy::{Destination, HTTP_PORT, ProxySettings};
+use crate::record::Record;
 use crate::splice::Duplex;
 use crate::tls_roots::{LazyRoots, RootsError, UpstreamRoots};
 use crate::upstream::UpstreamError;
@@ -25,6 +30,8 @@ use crate::upstream::UpstreamError;
 pub struct EgressConfig {
     /// Id of the session, for the audit log.
     pub session: String,
+    /// Id of the project, for the audit log.
+    pub project: String,
     /// What may be reached. The hosts of the credentials are intercepted in addition to what it says.
     pub policy: Policy,
     /// Placeholders and where their secrets may go.
@@ -35,6 +42,8 @@ pub struct EgressConfig {
     pub roots: UpstreamRoots,
     /// Names and ports that the user sends elsewhere.
     pub overrides: Vec<ResolveOverride>,
+    /// The host's proxies.
+    pub proxies: ProxySettings,
     /// Where decisions are recorded.
     pub audit: AuditSink,
 }
@@ -70,11 +79,13 @@ pub struct Egress {
 /// What all flows of one VM share.
 pub(crate) struct Shared {
     pub(crate) session: String,
+    pub(crate) project: String,
     pub(crate) policy: Policy,
     pub(crate) credentials: CredentialSet,
     pub(crate) secrets: Rc<dyn SecretSource>,
     pub(crate) audit: AuditSink,
     overrides: Vec<ResolveOverride>,
+    proxies: ProxySettings,
     host_addresses: HostAddresses,
     ca: SessionCa,
     leaves: LeafCache,
@@ -100,11 +111,13 @@ impl Egress {
         let policy = hosts.into_iter().fold(config.policy, Policy::intercept);
         let shared = Shared {
             session: config.session,
+            project: config.project,
             policy,
             credentials: CredentialSet::new(config.credentials),
             secrets: config.secrets,
             audit: config.audit,
             overrides: config.overrides,
+            proxies: config.proxies,
             host_addresses: HostAddresses::new(),
             ca,
             leaves: LeafCache::new(provider),
@@ -127,6 +140,47 @@ impl Egress {
         &self.shared.policy
     }
 
+    /// Whether `name`, as the guest asks for it, exists for the guest.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn ask(&self, name: &str) -> Result<(), DenyReason> {
+        let shared = &self.shared;
+        let decided = match HostName::parse(name) {
+            Ok(name) => shared.policy.decide_name(&name),
+            Err(_odd) => shared.policy.decide_odd_name(),
+        };
+        match decided {
+            Ok(()) => shared.audit.record_question(shared.source(), name),
+            Err(reason) => {
+                let denied = DeniedName {
+                    name: bounded(name),
+                    address: None,
+                    reason,
+                };
+                shared.audit.record_denied_name(shared.source(), denied, 0);
+            }
+        }
+        if shared.audit.is_broken() {
+            return Err(DenyReason::AuditUnavailable);
+        }
+        decided
+    }
+
+    /// Records that the guest was not told `address` for `name`; `unseen` such answers were not even told here.
+    pub fn record_denied_answer(&self, name: &str, address: IpAddr, unseen: u64) {
+        let shared = &self.shared;
+        let decided = shared.policy.decide_answer(address);
+        let denied = DeniedName {
+            name: bounded(name),
+            address: Some(address),
+            reason: decided.err().unwrap_or(DenyReason::Rule),
+        };
+        shared
+            .audit
+            .record_denied_name(shared.source(), denied, unseen);
+    }
+
     /// Judges a connection and, if it may pass, connects upstream. The guest's SYN is answered after that, so a
     /// refused port looks refused to the guest.
     ///
@@ -134,19 +188,22 @@ impl Egress {
     /// When it is denied (recorded) or the upstream cannot be reached.
     pub async fn open(&self, request: ConnectRequest) -> Result<OpenFlow, OpenError> {
         let flow = self.shared.judge(request)?;
+        // Written also when the guest gives up meanwhile.
+        let mut opening = Record::begin(&self.shared, Kind::Connect, flow.place());
+        opening.failed(DenyReason::UpstreamFailed);
         let prepare = async {
             if flow.verdict == ConnectVerdict::Intercept {
                 let _told_later = self.shared.client_config().await;
             }
         };
-        let upstream = match tokio::join!(dial(flow.target), prepare) {
+        let upstream = match tokio::join!(dial(&flow.route), prepare) {
             (Ok(stream), ()) => stream,
             (Err(error), ()) => {
-                self.shared
-                    .record_open(&flow.names, flow.address, flow.port, None);
+                opening.failed(error.reason());
                 return Err(OpenError::Dial(error));
             }
         };
+        opening.forget();
         Ok(OpenFlow {
             shared: Rc::clone(&self.shared),
             flow,
@@ -154,11 +211,12 @@ impl Egress {
         })
     }
 
-    /// Records a packet that the gateway denied because it belongs to no connection.
-    pub fn record_denied_packet(&self, packet: DeniedPacket) {
+    /// Records a packet that the gateway denied because it belongs to no connection; `unseen` such packets were not
+    /// even told here.
+    pub fn record_denied_packet(&self, packet: DeniedPacket, unseen: u64) {
         self.shared
             .audit
-            .record_packet(&self.shared.session, packet);
+            .record_packet(self.shared.source(), packet, unseen);
     }
 }
 
@@ -168,11 +226,20 @@ pub(crate) struct Flow {
     pub(crate) names: Vec<HostName>,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    pub(crate) target: SocketAddr,
+    pub(crate) route: Route,
     pub(crate) verdict: ConnectVerdict,
+    pub(crate) rule: Option<Rule>,
 }
 
 impl Shared {
+    /// Whose decisions are recorded.
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source {
+            session: &self.session,
+            project: &self.project,
+        }
+    }
+
     /// The TLS configuration toward upstreams.
     pub(crate) async fn client_config(&self) -> Result<Arc<ClientConfig>, UpstreamError> {
         self.roots
@@ -205,23 +272,25 @@ impl Shared {
             .overrides
             .iter()
             .find(|o| o.port == port && names.contains(&o.host));
-        let (target, resolution) = match overridden {
-            Some(o) => {
-                names = vec![o.host.clone()];
-                (o.target, Resolution::Overridden)
-            }
-            None => (
-                SocketAddr::new(canonical(address), port),
-                Resolution::Public,
-            ),
+        let is_host = |name: &HostName| name.as_str() == HOST_SERVICE_NAME;
+        let (route, resolution) = if let Some(o) = overridden {
+            names = vec![o.host.clone()];
+            (Route::Direct(o.target), Resolution::Overridden)
+        } else if names.iter().any(is_host) {
+            names.retain(is_host);
+            (Route::HostService(port), Resolution::HostService)
+        } else {
+            let target = SocketAddr::new(canonical(address), port);
+            (Route::Direct(target), Resolution::Public)
         };
+        let target = route.address();
         let owner = match resolution {
-            Resolution::Public if self.host_addresses.contain(target.ip()) => Owner::Host,
-            Resolution::Public | Resolution::Overridden => Owner::Other,
+            Resolution::Public if self.host_addresses.contain(target) => Owner::Host,
+            Resolution::Public | Resolution::Overridden | Resolution::HostService => Owner::Other,
         };
         let facts = ConnectFacts {
             names: &names,
-            address: target.ip(),
+            address: target,
             port,
             resolution,
             owner,
@@ -231,36 +300,53 @@ impl Shared {
             verdict = ConnectVerdict::Deny(DenyReason::AuditUnavailable);
         }
         if let ConnectVerdict::Deny(reason) = verdict {
-            self.record_open(&names, address, port, Some(reason));
+            self.record_denied(&names, address, port, reason);
             return Err(OpenError::Denied { reason });
         }
+        let rule = self.policy.rule(&facts);
+        // What is no host for this guest is none that its requests may name.
+        names.retain(|name| self.policy.decide_name(name).is_ok());
+        let route = match resolution {
+            Resolution::Public => self.by_proxy(&names, target, port).unwrap_or(route),
+            Resolution::Overridden | Resolution::HostService => route,
+        };
         Ok(Flow {
             names,
-            address: target.ip(),
+            address: target,
             port,
-            target,
+            route,
             verdict,
+            rule,
         })
     }
 
-    /// Records a connection that was not opened; without a reason, because the upstream cannot be reached.
-    fn record_open(
-        &self,
-        names: &[HostName],
-        address: IpAddr,
-        port: u16,
-        denied: Option<DenyReason>,
-    ) {
-        let mut event = AuditEvent::new(&self.session, Kind::Connect);
+    /// The way through the host's proxy, for a public address that has one.
+    fn by_proxy(&self, names: &[HostName], address: IpAddr, port: u16) -> Option<Route> {
+        if self.proxies.is_empty() || classify(address) != AddressClass::Global {
+            return None;
+        }
+        let destination = Destination {
+            name: names.first().cloned(),
+            address: SocketAddr::new(address, port),
+        };
+        let proxy = Rc::new(self.proxies.choose(&destination)?.clone());
+        Some(
+            if port == HTTP_PORT && proxy.forwards() && !names.is_empty() {
+                Route::Forward(proxy, destination)
+            } else {
+                Route::Tunnel(proxy, destination)
+            },
+        )
+    }
+
+    /// Records a connection that is denied.
+    fn record_denied(&self, names: &[HostName], address: IpAddr, port: u16, reason: DenyReason) {
+        let mut event = AuditEvent::new(self.source(), Kind::Connect);
         event.host = names.first().map(HostName::as_str);
         event.address = Some(address);
         event.port = Some(port);
-        event.verdict = Some(if denied.is_some() {
-            Verdict::Deny
-        } else {
-            Verdict::Failed
-        });
-        event.reason = Some(denied.unwrap_or(DenyReason::UpstreamFailed));
+        event.verdict = Some(Verdict::Deny);
+        event.reason = Some(reason);
         let _broken_is_remembered = self.audit.record(&event);
     }
 }

@@ -18,6 +18,7 @@ use crate::audit::Kind;
 use crate::body::{ReplyBody, RequestBody, UpstreamBody};
 use crate::egress::Shared;
 use crate::hop_by_hop::{asks_for_websocket, mark_websocket, strip};
+use crate::proxy::ProxyServer;
 use crate::record::{Place, RequestRecord};
 use crate::request_head::{authority, inspect};
 use crate::respond::denial;
@@ -148,7 +149,13 @@ impl Exchange {
         if websocket {
             mark_websocket(&mut head.headers);
         }
-        if address(&mut head, &body, self.transport, &lease).is_err() {
+        let forwarder = self.upstream.forwarder();
+        let addressed = address(&mut head, &body, self.transport, &lease);
+        let addressed = addressed.and_then(|()| match forwarder {
+            Some(proxy) => for_proxy(&mut head, proxy),
+            None => Ok(()),
+        });
+        if addressed.is_err() {
             return Ok(refuse(record, &DenyReason::RequestInvalid.into()));
         }
         let sent = lease.send(Request::from_parts(head, body)).await;
@@ -160,6 +167,9 @@ impl Exchange {
             }
             Err(error) => return Ok(refuse(record, &Refusal::from(&error))),
         };
+        if forwarder.is_some() && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            return Ok(refuse(record, &DenyReason::ProxyRefused.into()));
+        }
         record.answered(response.status());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(self.upgrade(response, record, websocket).await);
@@ -219,6 +229,7 @@ fn refuse(mut record: RequestRecord, refusal: &Refusal) -> Response<ReplyBody> {
     match refusal.reason {
         DenyReason::UpstreamCertificate
         | DenyReason::UpstreamFailed
+        | DenyReason::ProxyRefused
         | DenyReason::CredentialUnavailable => record.failed(refusal.reason),
         reason => record.denied(reason),
     }
@@ -269,6 +280,24 @@ fn address(
     join_cookies(&mut head.headers);
     head.uri = Uri::from(target);
     head.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// Writes the target in absolute form and adds the proxy's login (RFC 9112 §3.2.2).
+fn for_proxy(head: &mut Parts, proxy: &ProxyServer) -> Result<(), http::Error> {
+    let named = head.headers.get(header::HOST);
+    let named = named.map_or(&b""[..], HeaderValue::as_bytes);
+    let target = head.uri.path_and_query().cloned();
+    head.uri = Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(named)
+        .path_and_query(target.unwrap_or_else(|| PathAndQuery::from_static("/")))
+        .build()?;
+    if let Some(authorization) = proxy.authorization() {
+        let mut value = HeaderValue::from_str(authorization.expose())?;
+        value.set_sensitive(true);
+        head.headers.insert(header::PROXY_AUTHORIZATION, value);
+    }
     Ok(())
 }
 

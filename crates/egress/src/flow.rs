@@ -2,8 +2,8 @@
 //!
 //! Theory of operation. With no credential and nothing to intercept, bytes are passed on at once. Otherwise the
 //! guest's first bytes are awaited, unless the upstream speaks first. A ClientHello is judged by its server name. What
-//! is not TLS is intercepted as plain HTTP when it is HTTP to an intercepted host, else passed on while its beginning
-//! is searched for placeholders. What begins as TLS and is none is denied.
+//! is not TLS is intercepted as plain HTTP when it is HTTP to a host that was allowed by its name, else passed on while
+//! its beginning is searched for placeholders. What begins as TLS and is none is denied.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,8 +15,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::audit::Kind;
 use crate::client_hello::{CONTENT_HANDSHAKE, ClientHello, HelloReader, Progress};
+use crate::dial::{DialError, Route};
 use crate::egress::{Flow, FlowEnd, Shared};
 use crate::intercept::Intercepted;
+use crate::proxy::tunnel;
 use crate::record::{Place, Record};
 use crate::replay::Replay;
 use crate::respond::raw_denial;
@@ -49,24 +51,35 @@ pub(crate) async fn serve<S: Duplex + 'static>(
     mut upstream: TcpStream,
     mut guest: S,
 ) -> FlowEnd {
-    let guarded = flow.verdict == ConnectVerdict::Intercept;
+    let guarded = flow.verdict != ConnectVerdict::Tunnel;
+    let forwarded = flow.route.forwarder().is_some();
     let place = flow.place();
-    if !guarded && shared.passes_unseen() {
+    if !guarded && !forwarded && shared.passes_unseen() {
         return pass_on(&shared, place, (guest, upstream), Vec::new()).await;
     }
     let (opening, early) = look(&mut guest, &mut upstream, guarded).await;
     let verdict = match &opening {
-        Opening::Tls(hello) => shared
-            .policy
-            .decide_hello(&flow.names, hello.server_name.as_ref()),
-        Opening::Http if guarded => ConnectVerdict::Intercept,
+        Opening::Tls(hello) => {
+            shared
+                .policy
+                .decide_hello(flow.verdict, &flow.names, hello.server_name.as_ref())
+        }
+        Opening::Http if guarded || forwarded => ConnectVerdict::Intercept,
         Opening::Http | Opening::Other => ConnectVerdict::Tunnel,
         Opening::Broken => ConnectVerdict::Deny(DenyReason::ClientHello),
+    };
+    let denied = matches!(verdict, ConnectVerdict::Deny(_));
+    let route = match open_way(flow.route, (&opening, denied), &mut upstream).await {
+        Ok(route) => route,
+        Err(error) => {
+            Record::begin(&shared, Kind::Connect, place).failed(error.reason());
+            return FlowEnd::Reset;
+        }
     };
     let intercepted = |stream| Intercepted {
         shared: Rc::clone(&shared),
         place: place.clone(),
-        target: flow.target,
+        route: route.clone(),
         stream,
     };
     match (verdict, opening) {
@@ -82,12 +95,12 @@ pub(crate) async fn serve<S: Duplex + 'static>(
             Record::begin(&shared, Kind::Connect, place).denied(reason);
             FlowEnd::Reset
         }
-        (ConnectVerdict::Tunnel, Opening::Tls(hello)) => {
+        (ConnectVerdict::Tunnel | ConnectVerdict::Inspect, Opening::Tls(hello)) => {
             let mut place = place;
             place.host = hello.server_name.or(place.host);
             pass_on(&shared, place, (guest, upstream), early).await
         }
-        (ConnectVerdict::Tunnel, _) => {
+        (ConnectVerdict::Tunnel | ConnectVerdict::Inspect, _) => {
             pass_on_searched(&shared, place, (guest, upstream), early).await
         }
         (ConnectVerdict::Intercept, Opening::Tls(hello)) => {
@@ -105,12 +118,31 @@ pub(crate) async fn serve<S: Duplex + 'static>(
     }
 }
 
+/// Turns the connection to a proxy that forwards requests into one to the destination, when it is to carry something
+/// else.
+async fn open_way(
+    route: Route,
+    (opening, denied): (&Opening, bool),
+    upstream: &mut TcpStream,
+) -> Result<Route, DialError> {
+    if route.forwarder().is_none() || denied || matches!(opening, Opening::Http) {
+        return Ok(route);
+    }
+    let route = route.opaque();
+    if let Route::Tunnel(proxy, to) = &route {
+        tunnel(proxy, to, upstream).await?;
+    }
+    Ok(route)
+}
+
 impl Flow {
-    fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         Place {
             host: self.names.first().cloned(),
             address: self.address,
             port: self.port,
+            rule: self.rule.clone(),
+            proxy: self.route.proxy().map(|proxy| proxy.to_string().into()),
             method: None,
             path: None,
         }

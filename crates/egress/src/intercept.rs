@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::audit::Kind;
 use crate::client_hello::ClientHello;
+use crate::dial::Route;
 use crate::egress::{FlowEnd, Shared};
 use crate::exchange::{Exchange, Tunnel};
 use crate::leaf_cache::Offer;
@@ -47,8 +48,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 pub(crate) struct Intercepted {
     pub(crate) shared: Rc<Shared>,
     pub(crate) place: Place,
-    /// Where a further connection would be dialled.
-    pub(crate) target: std::net::SocketAddr,
+    /// How a further connection would be made.
+    pub(crate) route: Route,
     /// The connection that was opened for the flow.
     pub(crate) stream: TcpStream,
 }
@@ -96,7 +97,7 @@ impl Intercepted {
         guest: impl Duplex + 'static,
         hosts: Vec<HostName>,
     ) -> FlowEnd {
-        let upstream = Rc::new(Upstream::new(self.target, Security::Plain, Offer::Http1));
+        let upstream = Rc::new(Upstream::new(self.route, Security::Plain, Offer::Http1));
         let failure = upstream.start(self.stream).await.err();
         let exchange = Exchange {
             shared: self.shared,
@@ -121,7 +122,7 @@ impl Intercepted {
             ),
             Err(error) => (Security::Unusable, Some(error)),
         };
-        let upstream = Rc::new(Upstream::new(self.target, security, offer));
+        let upstream = Rc::new(Upstream::new(self.route.meant_for(host), security, offer));
         let failure = match failure {
             None => upstream.start(self.stream).await.err(),
             failure => failure,

@@ -27,6 +27,7 @@ mod hop_by_hop;
 mod intercept;
 mod leaf_cache;
 mod local_executor;
+mod proxy;
 mod record;
 mod replay;
 mod request_head;
@@ -36,8 +37,9 @@ mod tls_roots;
 mod upstream;
 
 pub use audit::{
-    AuditError, AuditEvent, AuditSink, DeniedPacket, Kind, MAX_LOG_BYTES, MAX_PATH_CHARACTERS,
-    PacketProtocol, Verdict, bounded_path,
+    AuditError, AuditEvent, AuditSink, DeniedPacket, Kind, MAX_FILE_BYTES, MAX_FILES,
+    MAX_PATH_CHARACTERS, MAX_SESSION_BYTES, PacketProtocol, Source, Verdict, audit_files,
+    bounded_path,
 };
 pub use ca::{BACKDATED, CaError, LIFETIME, SessionCa};
 pub use client_hello::fuzz_client_hello;
@@ -49,6 +51,7 @@ pub use egress::{
     ConnectRequest, Egress, EgressConfig, EgressError, FlowEnd, OpenError, OpenFlow,
     ResolveOverride,
 };
+pub use proxy::{ProxyError, ProxyKind, ProxyServer, ProxySettings};
 pub use request_head::fuzz_request_head;
 pub use splice::Duplex;
 pub use tls_roots::{RootsError, UpstreamRoots};

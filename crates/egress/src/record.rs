@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use agent_vm_policy::{DenyReason, HostName};
+use agent_vm_policy::{DenyReason, HostName, Rule};
 use http::{Method, StatusCode};
 
 use crate::audit::{AuditEvent, Kind, Verdict, bounded_path};
@@ -20,6 +20,7 @@ pub(crate) struct Record {
     place: Place,
     outcome: Outcome,
     traffic: Rc<Traffic>,
+    forgotten: bool,
 }
 
 /// A record of a request.
@@ -31,6 +32,10 @@ pub(crate) struct Place {
     pub(crate) host: Option<HostName>,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
+    /// The proxy it goes through.
+    pub(crate) proxy: Option<Rc<str>>,
+    /// What let it pass.
+    pub(crate) rule: Option<Rule>,
     pub(crate) method: Option<Method>,
     pub(crate) path: Option<String>,
 }
@@ -48,7 +53,7 @@ impl Record {
     pub(crate) fn begin(shared: &Rc<Shared>, kind: Kind, place: Place) -> Self {
         let verdict = match kind {
             Kind::Connect => Verdict::Tunnel,
-            Kind::Request | Kind::Packet => Verdict::Allow,
+            Kind::Request | Kind::Packet | Kind::Dns => Verdict::Allow,
         };
         Self {
             shared: Rc::clone(shared),
@@ -63,6 +68,7 @@ impl Record {
                 credential: None,
             },
             traffic: Rc::default(),
+            forgotten: false,
         }
     }
 
@@ -92,6 +98,11 @@ impl Record {
         self.outcome.reason = Some(reason);
     }
 
+    /// It goes on as something that has a record of its own.
+    pub(crate) fn forget(mut self) {
+        self.forgotten = true;
+    }
+
     /// It was allowed but could not be carried out.
     pub(crate) fn failed(&mut self, reason: DenyReason) {
         self.outcome.verdict = Verdict::Failed;
@@ -110,6 +121,9 @@ impl Place {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.forgotten {
+            return;
+        }
         let credential = self
             .outcome
             .credential
@@ -117,6 +131,7 @@ impl Drop for Record {
         let event = AuditEvent {
             time: std::mem::take(&mut self.time),
             session: &self.shared.session,
+            project: &self.shared.project,
             kind: self.kind,
             host: self.place.host.as_ref().map(HostName::as_str),
             address: Some(self.place.address),
@@ -126,6 +141,8 @@ impl Drop for Record {
             path: self.place.path.take(),
             verdict: Some(self.outcome.verdict),
             reason: self.outcome.reason,
+            rule: self.place.rule.as_ref(),
+            proxy: self.place.proxy.as_deref(),
             credential: credential.map(|credential| credential.name.as_str()),
             status: self.outcome.status.map(|status| status.as_u16()),
             suppressed: None,

@@ -15,7 +15,9 @@ pub(crate) const DENY_HEADER: HeaderName = HeaderName::from_static("x-agent-vm-d
 /// The status for a reason: 403 for a denial, 502 and 503 for what is nobody's decision.
 pub(crate) fn status(reason: DenyReason) -> StatusCode {
     match reason {
-        DenyReason::UpstreamCertificate | DenyReason::UpstreamFailed => StatusCode::BAD_GATEWAY,
+        DenyReason::UpstreamCertificate | DenyReason::UpstreamFailed | DenyReason::ProxyRefused => {
+            StatusCode::BAD_GATEWAY
+        }
         DenyReason::CredentialUnavailable | DenyReason::AuditUnavailable => {
             StatusCode::SERVICE_UNAVAILABLE
         }

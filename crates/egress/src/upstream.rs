@@ -6,7 +6,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +25,10 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio_rustls::TlsConnector;
 
 use crate::body::RequestBody;
-use crate::dial::{DialError, dial};
+use crate::dial::{DialError, Route, dial};
 use crate::leaf_cache::Offer;
 use crate::local_executor::LocalExecutor;
+use crate::proxy::ProxyServer;
 use crate::request_head::MAX_HEAD_BYTES;
 use crate::tls_roots::RootsError;
 
@@ -43,7 +43,7 @@ const MAX_HEAD_LIST_BYTES: u32 = 256 * 1024;
 
 /// The way to one upstream, for one connection of the guest.
 pub(crate) struct Upstream {
-    target: SocketAddr,
+    route: Route,
     security: Security,
     /// What is offered in the TLS handshake: what the guest offered.
     offer: Cell<Offer>,
@@ -90,9 +90,9 @@ pub(crate) struct Lease {
 }
 
 impl Upstream {
-    pub(crate) fn new(target: SocketAddr, security: Security, offer: Offer) -> Self {
+    pub(crate) fn new(route: Route, security: Security, offer: Offer) -> Self {
         Self {
-            target,
+            route,
             security,
             offer: Cell::new(offer),
             idle: RefCell::default(),
@@ -112,6 +112,11 @@ impl Upstream {
         self.offer.set(spoken);
         *self.idle.borrow_mut() = Some(sender);
         Ok(())
+    }
+
+    /// The proxy that whole requests are sent to.
+    pub(crate) fn forwarder(&self) -> Option<&ProxyServer> {
+        self.route.forwarder()
     }
 
     /// What the upstream speaks, or is expected to.
@@ -134,7 +139,7 @@ impl Upstream {
                 reused,
             });
         }
-        let stream = dial(self.target)
+        let stream = dial(&self.route)
             .await
             .map_err(|source| UpstreamError::Dial { source })?;
         let offer = match wanted {
@@ -372,9 +377,9 @@ impl UpstreamError {
     pub(crate) fn reason(&self) -> DenyReason {
         match self {
             Self::Certificate { .. } => DenyReason::UpstreamCertificate,
+            Self::Dial { source } => source.reason(),
             Self::Roots { .. }
             | Self::Unusable
-            | Self::Dial { .. }
             | Self::Tls { .. }
             | Self::Name { .. }
             | Self::TimedOut

@@ -20,7 +20,7 @@ use crate::console::Console;
 use crate::event::{LaunchEvent, LaunchObserver};
 use crate::guest_view::{GuestPathInvalid, boot};
 use crate::machine::Machine;
-use crate::network::EgressHandler;
+use crate::network::{EgressHandler, overridden_names};
 use crate::prepare::Prepared;
 use crate::request::LaunchRequest;
 use crate::{guest_program, guest_view};
@@ -80,7 +80,7 @@ impl Prepared {
             lease,
         } = self;
         let request = resolved.request;
-        let config = gateway_config(&request);
+        let config = gateway_config(&request, &egress);
         let resolver = host_resolver();
         let link = (&config.addresses, config.mtu, resolver.search_rule());
         let mut boot = boot(&request, &resolved.plan, link, egress.ca_pem())?;
@@ -140,14 +140,9 @@ pub(crate) async fn follow_console(console: Console, pipe: OwnedFd, observer: &d
 }
 
 /// The gateway of a launch.
-pub(crate) fn gateway_config(request: &LaunchRequest) -> GatewayConfig {
-    let overridden = request
-        .network
-        .resolve
-        .iter()
-        .map(|given| given.host.to_string());
+pub(crate) fn gateway_config(request: &LaunchRequest, egress: &Egress) -> GatewayConfig {
     GatewayConfig {
-        overridden_names: overridden.collect(),
+        overridden_names: overridden_names(&request.network.resolve, egress.policy()),
         ..GatewayConfig::default()
     }
 }

@@ -24,6 +24,7 @@ mod request;
 mod resolve;
 pub mod session;
 
+pub use agent_vm_egress::{ProxyError, ProxyServer, ProxySettings, audit_files};
 pub use attach::{AttachError, NotStarted};
 pub use base::{
     BaseError, BaseEvent, BaseId, BaseKind, BaseProject, BaseRecord, BaseStore, BaseStoreError,
@@ -38,11 +39,12 @@ pub use link::{LinkError, serve_link};
 pub use machine::MachineEnded;
 pub use phases::{Phase, Phases};
 pub use plan::{
-    Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram, PlannedSetup,
+    Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram, PlannedProxies,
+    PlannedSetup,
 };
 pub use prepare::{PrepareError, Prepared};
 pub use request::{
     Diagnostics, ImageSource, LaunchRequest, Machine as MachineSize, Mount, NetworkSettings,
-    Origin, PolicyPreset, Program, ResolveOverride, ShareAccess, ShareKind, Streams,
+    Origin, Program, ResolveOverride, ShareAccess, ShareKind, Streams,
 };
 pub use resolve::{ResolveError, Resolved};

@@ -110,7 +110,7 @@ async fn serve(
 ) -> Result<(), LinkError> {
     let session = SessionDirectory::create(&request.directories)?;
     let egress = egress(request, session.id())?;
-    let config = gateway_config(request);
+    let config = gateway_config(request, &egress);
     let resolver = host_resolver();
     let search = resolver.search_rule();
     let view = GuestView {

@@ -1,4 +1,5 @@
-//! Joins the gateway, which carries flows, and the egress, which decides about them; the two do not know each other.
+//! Joins the gateway, which carries flows and answers names, and the egress, which decides about them; the two do not
+//! know each other.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -10,7 +11,9 @@ use agent_vm_gateway::{
     Denied, DenyReason as GatewayReason, FlowHandler, FlowRefusal, FlowRequest, GuestStream,
     LocalBoxFuture, NameTreatment, OpenedFlow, Transport,
 };
-use agent_vm_policy::{AddressClass, DenyReason, HostName, classify};
+use agent_vm_policy::{DenyReason, HOST_SERVICE_NAME, HostName, Policy, classify};
+
+use crate::request::ResolveOverride;
 
 /// Gives the gateway's flows to the egress.
 pub(crate) struct EgressHandler {
@@ -48,10 +51,13 @@ impl FlowHandler for EgressHandler {
     }
 
     fn address_allowed(&self, _name: &str, address: IpAddr) -> bool {
-        classify(address) == AddressClass::Global
+        self.egress.policy().decide_answer(address).is_ok()
     }
 
     fn name_treatment(&self, name: &str) -> NameTreatment {
+        if self.egress.ask(name).is_err() {
+            return NameTreatment::Denied;
+        }
         match HostName::parse(name) {
             Ok(host) if self.egress.policy().intercepts(&host) => NameTreatment::Intercepted,
             _ => NameTreatment::Plain,
@@ -59,7 +65,11 @@ impl FlowHandler for EgressHandler {
     }
 
     fn denied(&self, denied: Denied) {
-        self.egress.record_denied_packet(DeniedPacket {
+        if let (GatewayReason::Rebinding, Some(name)) = (denied.reason, &denied.name) {
+            let (address, unseen) = (denied.destination, denied.suppressed);
+            return self.egress.record_denied_answer(name, address, unseen);
+        }
+        let packet = DeniedPacket {
             protocol: match denied.protocol {
                 Transport::Tcp => PacketProtocol::Tcp,
                 Transport::Udp => PacketProtocol::Udp,
@@ -69,15 +79,25 @@ impl FlowHandler for EgressHandler {
             address: denied.destination,
             port: denied.port,
             reason: reason(denied.reason, denied.destination),
-        });
+        };
+        self.egress.record_denied_packet(packet, denied.suppressed);
     }
+}
+
+/// Names that lead where the user says, whatever a name server says.
+pub(crate) fn overridden_names(resolve: &[ResolveOverride], policy: &Policy) -> Vec<String> {
+    let exists = |name: &&HostName| policy.decide_name(name).is_ok();
+    let given = resolve.iter().map(|given| &given.host).filter(exists);
+    let host = policy.allows_host().then(|| HOST_SERVICE_NAME.to_owned());
+    given.map(ToString::to_string).chain(host).collect()
 }
 
 fn refusal(error: &OpenError) -> FlowRefusal {
     match error {
         OpenError::Denied { .. } => FlowRefusal::Denied,
         OpenError::Dial(error) => match error {
-            agent_vm_egress::DialError::Refused { .. } => FlowRefusal::Refused,
+            agent_vm_egress::DialError::Refused { .. }
+            | agent_vm_egress::DialError::ProxyRefused { .. } => FlowRefusal::Refused,
             agent_vm_egress::DialError::TimedOut { .. } => FlowRefusal::TimedOut,
             _ => FlowRefusal::Unreachable,
         },

@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_vm_credentials::{Credential, HeaderSpec};
-use agent_vm_policy::HostPattern;
+use agent_vm_egress::{ProxyServer, ProxySettings};
+use agent_vm_policy::{EgressRule, HostPattern, Preset, Scope};
 use serde::Serialize;
 
 use crate::base::Bases;
-use crate::request::{
-    LaunchRequest, Machine, Mount, Origin, PolicyPreset, ResolveOverride, ShareKind, Streams,
-};
+use crate::request::{LaunchRequest, Machine, Mount, Origin, ResolveOverride, ShareKind, Streams};
 
 /// Everything one launch would enforce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -87,8 +86,20 @@ pub struct PlannedCredential {
 /// What the guest may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlannedNetwork {
-    /// The basic rule.
-    pub policy: PolicyPreset,
+    /// What the policy begins with.
+    pub policy: Preset,
+    /// Hosts that `allowlist` lists; those of the credentials count as listed too.
+    pub domains: Vec<HostPattern>,
+    /// What the project's own file narrows that to.
+    pub project: Option<Scope>,
+    /// Addresses that may be reached although they are not public.
+    pub egress: Vec<EgressRule>,
+    /// Whether the user's own network may be reached.
+    pub lan: bool,
+    /// Whether the services on the host's loopback may be reached.
+    pub host: bool,
+    /// The host's proxies without their logins, by what they are for.
+    pub proxies: PlannedProxies,
     /// Addresses given for names.
     pub resolve: Vec<ResolveOverride>,
     /// Hosts whose TLS is intercepted; all others are passed through untouched.
@@ -97,6 +108,19 @@ pub struct PlannedNetwork {
     pub refused: Vec<HostPattern>,
     /// Whether certificates besides the host's own are accepted for upstream servers.
     pub extra_upstream_ca: bool,
+}
+
+/// The host's proxies: scheme, host and port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PlannedProxies {
+    /// For plain HTTP, port 80.
+    pub http: Option<String>,
+    /// For every other port.
+    pub https: Option<String>,
+    /// For both, where they have none of their own.
+    pub all: Option<String>,
+    /// What is reached directly.
+    pub except: String,
 }
 
 impl Plan {
@@ -142,13 +166,7 @@ impl Plan {
                 .iter()
                 .map(planned)
                 .collect(),
-            network: PlannedNetwork {
-                policy: request.network.policy,
-                resolve: request.network.resolve.clone(),
-                intercepted: intercepted(&request.credentials.credentials),
-                refused: request.credentials.refused_hosts.clone(),
-                extra_upstream_ca: !request.network.upstream_ca_pem.is_empty(),
-            },
+            network: network(request),
             machine: request.machine.clone(),
             streams: request.streams,
             origins: request.origins.clone(),
@@ -168,6 +186,33 @@ fn mounts(request: &LaunchRequest) -> Vec<Mount> {
     mounts.extend(request.mounts.iter().cloned());
     mounts.sort_by_key(|mount| mount.guest.components().count());
     mounts
+}
+
+fn network(request: &LaunchRequest) -> PlannedNetwork {
+    let network = &request.network;
+    PlannedNetwork {
+        policy: network.scope.preset,
+        domains: network.scope.domains.clone(),
+        project: network.project.clone(),
+        egress: network.egress.clone(),
+        lan: network.lan,
+        host: network.host,
+        proxies: proxies(&network.proxies),
+        resolve: network.resolve.clone(),
+        intercepted: intercepted(&request.credentials.credentials),
+        refused: request.credentials.refused_hosts.clone(),
+        extra_upstream_ca: !network.upstream_ca_pem.is_empty(),
+    }
+}
+
+fn proxies(settings: &ProxySettings) -> PlannedProxies {
+    let shown = |proxy: &Option<ProxyServer>| proxy.as_ref().map(ToString::to_string);
+    PlannedProxies {
+        http: shown(&settings.http),
+        https: shown(&settings.https),
+        all: shown(&settings.all),
+        except: settings.no_proxy.clone(),
+    }
 }
 
 fn planned(credential: &Credential) -> PlannedCredential {

@@ -182,6 +182,7 @@ pub(crate) fn egress(request: &LaunchRequest, session: &SessionId) -> Result<Egr
     });
     Ok(Egress::new(EgressConfig {
         session: session.to_string(),
+        project: request.project.id().to_string(),
         policy: policy(request),
         credentials: credentials.iter().map(bound).collect::<Result<_, _>>()?,
         secrets: Rc::new(HostSecrets(credentials.clone())),
@@ -193,16 +194,17 @@ pub(crate) fn egress(request: &LaunchRequest, session: &SessionId) -> Result<Egr
             },
         },
         overrides: overrides.collect(),
+        proxies: request.network.proxies.clone(),
         audit: AuditSink::open(&request.directories.audit_log())?,
     })?)
 }
 
-/// The public Internet without the hosts that would take a placeholder amiss.
+/// What the user granted without the hosts that would take a placeholder amiss.
 fn policy(request: &LaunchRequest) -> Policy {
     let refused = request.credentials.refused_hosts.iter().cloned();
     refused
         .map(FlowPattern::Host)
-        .fold(Policy::public(), Policy::deny)
+        .fold(request.network.policy(), Policy::deny)
 }
 
 fn bound(credential: &Credential) -> Result<BoundCredential, PrepareError> {

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use agent_vm_credentials::{Collected, GuestFile};
-use agent_vm_policy::HostName;
+use agent_vm_egress::ProxySettings;
+use agent_vm_policy::{EgressRule, HostName, Policy, Scope};
 use agent_vm_state::{HostDirectories, Project};
 use serde::Serialize;
 
@@ -120,21 +121,45 @@ pub struct Machine {
 /// What the guest may reach, and how.
 #[derive(Debug, Clone, Default)]
 pub struct NetworkSettings {
-    /// The basic rule.
-    pub policy: PolicyPreset,
+    /// What the policy begins with.
+    pub scope: Scope,
+    /// What the project's own file narrows that to; it can never widen it.
+    pub project: Option<Scope>,
+    /// Addresses that may be reached although they are not public.
+    pub egress: Vec<EgressRule>,
+    /// Whether the user's own network may be reached.
+    pub lan: bool,
+    /// Whether the services on the host's loopback may be reached.
+    pub host: bool,
     /// Addresses the user gave for names.
     pub resolve: Vec<ResolveOverride>,
+    /// The host's proxies, which connections to public addresses go through.
+    pub proxies: ProxySettings,
     /// More certificates (PEM) that upstream servers may be verified with; empty for none.
     pub upstream_ca_pem: Vec<u8>,
 }
 
-/// The basic rule of the egress policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PolicyPreset {
-    /// Public addresses and DNS; nothing of the host, no private network.
-    #[default]
-    Public,
+impl NetworkSettings {
+    /// The policy they make; the hosts of credentials come to it in the egress.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let mut policy = Policy::new(self.scope.clone());
+        if let Some(project) = &self.project {
+            policy = policy.narrow(project.clone());
+        }
+        policy = self
+            .egress
+            .iter()
+            .copied()
+            .fold(policy, Policy::allow_egress);
+        if self.lan {
+            policy = policy.allow_lan();
+        }
+        if self.host {
+            policy = policy.allow_host();
+        }
+        policy
+    }
 }
 
 /// `HOST:PORT` is dialled at `address`, whatever DNS says.
@@ -181,6 +206,8 @@ pub enum Origin {
     Flag(&'static str),
     /// A variable of the environment.
     Environment(&'static str),
+    /// A configuration file.
+    File(&'static str),
     /// Built in.
     Default,
 }
@@ -188,7 +215,7 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag(name) => f.write_str(name),
+            Self::Flag(name) | Self::File(name) => f.write_str(name),
             Self::Environment(name) => write!(f, "${name}"),
             Self::Default => f.write_str("default"),
         }

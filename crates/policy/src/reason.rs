@@ -16,6 +16,10 @@ pub enum DenyReason {
     HostAddress,
     /// A rule denies the destination.
     Rule,
+    /// Only listed hosts may be reached, and this is none.
+    NotListed,
+    /// Nothing of the network may be reached.
+    Offline,
     /// A protocol other than TCP, DNS to our server and echo requests to the gateway.
     Protocol,
     /// DNS to another server than ours.
@@ -46,6 +50,8 @@ pub enum DenyReason {
     UpstreamCertificate,
     /// The upstream cannot be reached, or breaks the protocol.
     UpstreamFailed,
+    /// The host's proxy did not make the connection.
+    ProxyRefused,
     /// Decisions cannot be recorded, so nothing may leave.
     AuditUnavailable,
 }
@@ -58,6 +64,8 @@ impl DenyReason {
             Self::Address(class) => address_code(class),
             Self::HostAddress => "address-of-host",
             Self::Rule => "rule",
+            Self::NotListed => "not-listed",
+            Self::Offline => "offline",
             Self::Protocol => "protocol",
             Self::ForeignDnsServer => "foreign-dns-server",
             Self::ClientHello => "client-hello",
@@ -73,6 +81,7 @@ impl DenyReason {
             Self::CredentialUnavailable => "credential-unavailable",
             Self::UpstreamCertificate => "upstream-certificate",
             Self::UpstreamFailed => "upstream-failed",
+            Self::ProxyRefused => "proxy-refused",
             Self::AuditUnavailable => "audit-unavailable",
         }
     }
@@ -105,6 +114,8 @@ impl fmt::Display for DenyReason {
             Self::Address(_) => "the address is not on the public Internet",
             Self::HostAddress => "the address belongs to the host machine",
             Self::Rule => "a rule denies this destination",
+            Self::NotListed => "the host is not on the list of allowed hosts",
+            Self::Offline => "this VM is offline",
             Self::Protocol => "this protocol may not leave the VM",
             Self::ForeignDnsServer => "only the VM's own DNS server may be asked",
             Self::ClientHello => "the TLS ClientHello is malformed, too long or too slow",
@@ -124,6 +135,7 @@ impl fmt::Display for DenyReason {
             Self::CredentialUnavailable => "the credential cannot be had at the moment",
             Self::UpstreamCertificate => "the certificate of the upstream server is not valid",
             Self::UpstreamFailed => "the upstream server cannot be reached or breaks the protocol",
+            Self::ProxyRefused => "the host's proxy did not make the connection",
             Self::AuditUnavailable => "decisions cannot be recorded, so nothing may leave",
         })
     }
@@ -158,6 +170,8 @@ mod tests {
         let others = [
             DenyReason::HostAddress,
             DenyReason::Rule,
+            DenyReason::NotListed,
+            DenyReason::Offline,
             DenyReason::Protocol,
             DenyReason::ForeignDnsServer,
             DenyReason::ClientHello,
@@ -173,6 +187,7 @@ mod tests {
             DenyReason::CredentialUnavailable,
             DenyReason::UpstreamCertificate,
             DenyReason::UpstreamFailed,
+            DenyReason::ProxyRefused,
             DenyReason::AuditUnavailable,
         ];
         let codes: Vec<_> = classes

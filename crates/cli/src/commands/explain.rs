@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use agent_vm_image::{Reference, Store};
-use agent_vm_launch::{LaunchRequest, Mount, Plan, PlannedCredential, ShareAccess};
+use agent_vm_launch::{
+    LaunchRequest, Mount, Plan, PlannedCredential, PlannedNetwork, PlannedProxies, ShareAccess,
+};
+use agent_vm_policy::{HOST_SERVICE_NAME, HostPattern, Preset};
 
 use crate::args::{ByteSize, ExplainArgs, Target};
 use crate::command_error::{CommandError, UsageError};
@@ -132,13 +135,13 @@ fn render(plan: &Plan) -> String {
         "credentials",
         plan.credentials.iter().map(credential),
     );
-    line(
-        "network",
-        "public addresses and DNS; nothing of this host, no private network",
+    network(&mut line, &plan.network, &origin("policy"));
+    list(
+        &mut line,
+        "proxy",
+        proxies(&plan.network.proxies).into_iter(),
     );
-    let hosts = |hosts: &[agent_vm_policy::HostPattern]| {
-        hosts.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
+    let hosts = |hosts: &[HostPattern]| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
     list(
         &mut line,
         "intercepted",
@@ -162,6 +165,63 @@ fn render(plan: &Plan) -> String {
         plan.program.files.iter().map(|file| format!("~/{file}")),
     );
     text
+}
+
+/// What may be reached: the policy in force, then each grant.
+fn network(line: &mut impl FnMut(&str, &str), network: &PlannedNetwork, origin: &str) {
+    let none = !network.lan && !network.host && network.egress.is_empty();
+    let policy = match network.policy {
+        Preset::Public if none => {
+            "public addresses and DNS; nothing of this host, no private network".to_owned()
+        }
+        Preset::Public => "public addresses and DNS".to_owned(),
+        Preset::Allowlist => "listed hosts and those with a credential; no other name".to_owned(),
+        Preset::Offline => "offline: no address, no name".to_owned(),
+    };
+    let origin = if origin == "  (default)" { "" } else { origin };
+    line("network", &format!("{policy}{origin}"));
+    for domain in &network.domains {
+        line("", &format!("listed {domain}"));
+    }
+    for rule in &network.egress {
+        line("", &format!("also {rule}  (--allow-egress)"));
+    }
+    if network.lan {
+        line("", "also private networks  (--allow-lan)");
+    }
+    if network.host {
+        line(
+            "",
+            &format!("also services of this host as {HOST_SERVICE_NAME}  (--allow-host)"),
+        );
+    }
+    if let Some(scope) = &network.project {
+        line(
+            "",
+            &format!("narrowed to {}  (.agent-vm.toml)", scope.preset),
+        );
+        for domain in &scope.domains {
+            line("", &format!("narrowed to {domain}"));
+        }
+    }
+}
+
+/// The proxies that connections go through.
+fn proxies(proxies: &PlannedProxies) -> Vec<String> {
+    let servers = [
+        (&proxies.http, "for plain HTTP"),
+        (&proxies.https, "for all else"),
+        (&proxies.all, "where no other is named"),
+    ];
+    let named = servers.into_iter().filter_map(|(server, purpose)| {
+        let server = server.as_ref()?;
+        Some(format!("{server} {purpose}"))
+    });
+    let mut lines: Vec<String> = named.collect();
+    if !lines.is_empty() && !proxies.except.is_empty() {
+        lines.push(format!("not for {}", proxies.except));
+    }
+    lines
 }
 
 /// The first value beside the name, the others below it.

@@ -139,6 +139,7 @@ pub(crate) fn options(context: &Context) -> Result<PullOptions, CommandError> {
         proxies: Proxies {
             https: context.env.proxy("HTTPS_PROXY"),
             http: context.env.proxy("HTTP_PROXY"),
+            all: context.env.proxy("ALL_PROXY"),
             no_proxy: context.env.proxy("NO_PROXY"),
         },
         ..usual

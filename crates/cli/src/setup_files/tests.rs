@@ -104,7 +104,7 @@ fn mounts_of_the_user_are_read_only_and_those_of_a_project_are_refused() {
 fn what_is_not_known_is_refused_and_named() {
     for (text, said) in [
         ("[setup]\npackage = []", "`setup.package` is not known"),
-        ("[network]\n", "`network` is not known"),
+        ("[networks]\n", "`networks` is not known"),
         ("setup = 1", "`setup` is not known"),
         ("[setup]\npackages = \"jq\"", "`packages` must be a list"),
         ("[setup]\npackages = [1]", "`packages` must be a list"),

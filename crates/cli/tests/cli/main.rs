@@ -7,9 +7,11 @@ mod environment;
 
 mod base;
 mod credentials;
+mod egress_log;
 mod explain;
 mod host;
 mod image;
+mod network;
 mod progress;
 mod pull;
 mod store_faults;

@@ -6,6 +6,15 @@ use serde_json::Value;
 
 use super::*;
 
+const S1: Source<'_> = Source {
+    session: "s1",
+    project: "p",
+};
+const S2: Source<'_> = Source {
+    session: "s2",
+    project: "p",
+};
+
 fn sink() -> (tempfile::TempDir, std::path::PathBuf, AuditSink) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.jsonl");
@@ -23,7 +32,7 @@ fn lines(path: &Path) -> Vec<Value> {
 #[test]
 fn one_decision_is_one_line_whatever_the_guest_wrote() {
     let (_dir, path, sink) = sink();
-    let mut event = AuditEvent::new("s1", Kind::Request);
+    let mut event = AuditEvent::new(S1, Kind::Request);
     event.method = Some("GET\n{\"verdict\":\"allow\"}");
     event.path = Some(bounded_path("/a\u{2028}\r\n\"}\u{1b}[2J?secret=1"));
     event.verdict = Some(Verdict::Deny);
@@ -31,6 +40,8 @@ fn one_decision_is_one_line_whatever_the_guest_wrote() {
     sink.record(&event).unwrap();
     let lines = lines(&path);
     assert_eq!(lines.len(), 1);
+    let bytes = fs_err::read(&path).unwrap();
+    assert!(bytes.iter().all(|byte| matches!(byte, b'\n' | b' '..=b'~')));
     assert_eq!(lines[0]["reason"], "authority-mismatch");
     assert_eq!(lines[0]["verdict"], "deny");
     assert!(!fs_err::read_to_string(&path).unwrap().contains("secret"));
@@ -39,11 +50,9 @@ fn one_decision_is_one_line_whatever_the_guest_wrote() {
 #[test]
 fn the_log_is_private_and_appended_to() {
     let (_dir, path, first) = sink();
-    first.record(&AuditEvent::new("s1", Kind::Connect)).unwrap();
+    first.record(&AuditEvent::new(S1, Kind::Connect)).unwrap();
     let second = AuditSink::open(&path).unwrap();
-    second
-        .record(&AuditEvent::new("s2", Kind::Connect))
-        .unwrap();
+    second.record(&AuditEvent::new(S2, Kind::Connect)).unwrap();
     assert_eq!(lines(&path).len(), 2);
     let mode = fs_err::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -53,19 +62,59 @@ fn the_log_is_private_and_appended_to() {
 fn a_lost_line_breaks_the_sink_for_good() {
     let sink = AuditSink::open(Path::new("/dev/full")).unwrap();
     assert!(!sink.is_broken());
-    let lost = sink.record(&AuditEvent::new("s1", Kind::Connect));
+    let lost = sink.record(&AuditEvent::new(S1, Kind::Connect));
     assert!(matches!(lost, Err(AuditError::Write { .. })));
     assert!(sink.is_broken());
-    let after = sink.record(&AuditEvent::new("s1", Kind::Connect));
+    let after = sink.record(&AuditEvent::new(S1, Kind::Connect));
     assert!(matches!(after, Err(AuditError::Broken)));
 }
 
 #[test]
-fn a_full_log_breaks_the_sink() {
-    let (_dir, _path, sink) = sink();
-    sink.written.set(MAX_LOG_BYTES);
-    let lost = sink.record(&AuditEvent::new("s1", Kind::Connect));
-    assert!(matches!(lost, Err(AuditError::Full)) && sink.is_broken());
+fn a_session_that_wrote_its_part_is_cut_off_and_others_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let limits = Limits {
+        file: 1000,
+        session: 1000,
+    };
+    let sink = AuditSink::with_limits(&path, limits).unwrap();
+    let event = AuditEvent::new(S1, Kind::Connect);
+    let lost = (0..100).find_map(|_| sink.record(&event).err());
+    assert!(matches!(lost, Some(AuditError::Full)) && sink.is_broken());
+    let next = AuditSink::with_limits(&path, limits).unwrap();
+    next.record(&AuditEvent::new(S2, Kind::Connect)).unwrap();
+}
+
+#[test]
+fn names_are_recorded_once_in_a_while_each_with_its_verdict() {
+    let (_dir, path, sink) = sink();
+    let denied = DeniedName {
+        name: "a.test".into(),
+        address: None,
+        reason: DenyReason::NotListed,
+    };
+    for _ in 0..10 {
+        sink.record_question(S1, "b.test\n\u{9b}2J");
+        sink.record_denied_name(S1, denied.clone(), 0);
+    }
+    let private = DeniedName {
+        address: Some("10.0.0.1".parse().unwrap()),
+        ..denied
+    };
+    sink.record_denied_name(S1, private, 5);
+    let lines = lines(&path);
+    let of = |line: usize, field: &str| lines[line][field].as_str().unwrap_or_default().to_owned();
+    assert_eq!(
+        (of(0, "kind"), of(0, "verdict")),
+        ("dns".into(), "allow".into())
+    );
+    assert_eq!(
+        (of(1, "host"), of(1, "reason")),
+        ("a.test".into(), "not-listed".into())
+    );
+    assert_eq!(of(2, "address"), "10.0.0.1");
+    assert_eq!((lines.len(), &lines[2]["suppressed"]), (3, &14.into()));
+    assert!(fs_err::read(&path).unwrap().is_ascii());
 }
 
 #[test]
@@ -78,10 +127,10 @@ fn equal_denied_packets_are_recorded_once_in_a_while() {
         reason: DenyReason::ForeignDnsServer,
     };
     for _ in 0..100 {
-        sink.record_packet("s1", packet);
+        sink.record_packet(S1, packet, 0);
     }
     packet.port = Some(443);
-    sink.record_packet("s1", packet);
+    sink.record_packet(S1, packet, 0);
     let lines = lines(&path);
     assert_eq!(lines.len(), 2);
     assert_eq!(
@@ -89,26 +138,6 @@ fn equal_denied_packets_are_recorded_once_in_a_while() {
         (&"udp".into(), &53.into())
     );
     assert_eq!(lines[0]["reason"], "foreign-dns-server");
-}
-
-#[test]
-fn a_scan_is_counted_and_not_recorded_packet_by_packet() {
-    let mut history = PacketHistory::default();
-    let packet = |port| DeniedPacket {
-        protocol: PacketProtocol::Udp,
-        address: "1.1.1.1".parse().unwrap(),
-        port: Some(port),
-        reason: DenyReason::Protocol,
-    };
-    let now = Instant::now();
-    let admitted = (0..1000).filter(|port| history.admit(packet(*port), now).is_some());
-    assert_eq!(admitted.count(), PACKETS_PER_WINDOW as usize);
-    let later = now + PACKET_WINDOW;
-    assert_eq!(
-        history.admit(packet(2000), later),
-        Some(1000 - u64::from(PACKETS_PER_WINDOW))
-    );
-    assert_eq!(history.admit(packet(2001), later), Some(0));
 }
 
 #[test]

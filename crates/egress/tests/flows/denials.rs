@@ -344,12 +344,15 @@ fn an_override_is_for_its_name_and_port_only() {
 #[test]
 fn denied_packets_are_recorded() {
     with_rig(Behaviour::default(), async |rig| {
-        rig.egress().record_denied_packet(DeniedPacket {
-            protocol: PacketProtocol::Udp,
-            address: "8.8.8.8".parse().unwrap(),
-            port: Some(53),
-            reason: DenyReason::ForeignDnsServer,
-        });
+        rig.egress().record_denied_packet(
+            DeniedPacket {
+                protocol: PacketProtocol::Udp,
+                address: "8.8.8.8".parse().unwrap(),
+                port: Some(53),
+                reason: DenyReason::ForeignDnsServer,
+            },
+            0,
+        );
         let line = rig.last_audit();
         assert_eq!(
             (&line["kind"], &line["protocol"]),
@@ -425,5 +428,22 @@ fn a_guest_that_does_not_trust_the_authority_is_recorded() {
             (&line["verdict"], &line["reason"]),
             (&"failed".into(), &"guest-tls".into())
         );
+    });
+}
+
+#[test]
+fn a_connection_that_the_guest_gives_up_is_recorded() {
+    with_rig(Behaviour::default(), async |rig| {
+        tokio::select! {
+            biased;
+            _ = rig.try_open(Some(FREE), "198.18.0.9", 443) => panic!("it cannot be open at once"),
+            () = std::future::ready(()) => {}
+        }
+        let line = rig.last_audit();
+        assert_eq!(
+            (&line["host"], &line["verdict"]),
+            (&FREE.into(), &"failed".into())
+        );
+        assert_eq!(rig.audit().len(), 1);
     });
 }

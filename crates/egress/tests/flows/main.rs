@@ -2,11 +2,18 @@
 //! the proof; what the guest asked for is not.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests start real proxies and say when there are none"
+)]
 
 mod denials;
+mod grants;
 mod http;
 mod plain;
+mod proxy;
 mod rig;
 mod splice;
 mod streams;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use agent_vm_egress::{
     AuditSink, BoundCredential, ConnectRequest, Duplex, Egress, EgressConfig, FlowEnd, HeaderRule,
-    OpenError, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
+    OpenError, ProxySettings, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
 };
 use agent_vm_policy::{HostName, HostPattern, Policy};
 use agent_vm_secret::{Placeholder, Secret};
@@ -62,6 +62,8 @@ pub(crate) struct Rig {
     pub(crate) api_key: Placeholder,
     pub(crate) other: Placeholder,
     pub(crate) broken: Placeholder,
+    policy: Policy,
+    proxies: ProxySettings,
     audit: PathBuf,
     target: SocketAddr,
     dir: Rc<tempfile::TempDir>,
@@ -97,6 +99,8 @@ impl Rig {
             api_key,
             other,
             broken,
+            policy: Policy::public(),
+            proxies: ProxySettings::default(),
             audit,
             target,
             egress: None,
@@ -109,6 +113,24 @@ impl Rig {
     pub(crate) fn with_target(&self, target: SocketAddr) -> Self {
         Self {
             target,
+            ..self.clone()
+        }
+        .assembled()
+    }
+
+    /// The same guest under another policy.
+    pub(crate) fn with_policy(&self, policy: Policy) -> Self {
+        Self {
+            policy,
+            ..self.clone()
+        }
+        .assembled()
+    }
+
+    /// The same guest on a host that has proxies.
+    pub(crate) fn with_proxies(&self, proxies: ProxySettings) -> Self {
+        Self {
+            proxies,
             ..self.clone()
         }
         .assembled()
@@ -147,13 +169,15 @@ impl Rig {
             .flat_map(|host| [route(host, 443), route(host, 80)]);
         let egress = Egress::new(EgressConfig {
             session: "test-session".into(),
-            policy: Policy::public(),
+            project: "test-project".into(),
+            policy: self.policy.clone(),
             credentials,
             secrets: Rc::new(Secrets),
             roots: UpstreamRoots {
                 extra_pem: vec![self.upstream.ca_pem.clone()],
             },
             overrides: overrides.collect(),
+            proxies: self.proxies.clone(),
             audit: AuditSink::open(&self.audit).unwrap(),
         });
         self.egress = Some(egress.unwrap());

@@ -52,14 +52,25 @@ impl std::fmt::Debug for AuthSources {
 }
 
 /// Proxy settings, as the variables of the same names have them.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Proxies {
-    /// For `https` registries: `http://[USER:PASSWORD@]HOST:PORT`.
+    /// For `https` registries: `[http|socks5|socks5h]://[USER:PASSWORD@]HOST:PORT`.
     pub https: Option<String>,
     /// For `http` registries.
     pub http: Option<String>,
+    /// For both, where they have none of their own.
+    pub all: Option<String>,
     /// Hosts that are reached directly, comma-separated.
     pub no_proxy: Option<String>,
+}
+
+impl std::fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // They may hold logins.
+        f.debug_struct("Proxies")
+            .field("no_proxy", &self.no_proxy)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where HTTP without TLS may be spoken.

@@ -41,6 +41,7 @@ pub(super) fn build(
         .proxies
         .https
         .as_deref()
+        .or(options.proxies.all.as_deref())
         .filter(|_| !image.is_loopback())
     {
         builder = builder.proxy(
@@ -53,6 +54,7 @@ pub(super) fn build(
         .proxies
         .http
         .as_deref()
+        .or(options.proxies.all.as_deref())
         .filter(|_| !image.is_loopback())
     {
         builder = builder.proxy(

@@ -38,7 +38,13 @@ pub(super) fn setup_launch(
         Level::User => PathBuf::from(GUEST_HOME),
         Level::Project => request.project.root().to_owned(),
     };
+    let mut network = request.network.clone();
+    if level == Level::User {
+        // A project's word is for its own machines; this one is for all of them.
+        network.project = None;
+    }
     let request = LaunchRequest {
+        network,
         project_access: ShareAccess::ReadOnly,
         mounts: recipe.mounts.clone(),
         program,

@@ -116,6 +116,7 @@ fn a_hello_must_name_a_resolved_host() {
     let at_api = std::slice::from_ref(&api);
     let at_other = std::slice::from_ref(&other);
     let shared = [api.clone(), other.clone()];
+    let connected = |names: &[HostName]| bound().decide_connect(&facts(names, "8.8.8.8"));
     for (names, server_name, verdict) in [
         (at_api, Some(&api), ConnectVerdict::Intercept),
         (at_api, Some(&other), mismatch),
@@ -128,7 +129,7 @@ fn a_hello_must_name_a_resolved_host() {
         (&shared, Some(&other), ConnectVerdict::Tunnel),
         (&shared, Some(&api), ConnectVerdict::Intercept),
     ] {
-        let decided = bound().decide_hello(names, server_name);
+        let decided = bound().decide_hello(connected(names), names, server_name);
         assert_eq!(decided, verdict, "{names:?} {server_name:?}");
     }
 }
@@ -211,24 +212,376 @@ fn any_pattern() -> impl Strategy<Value = FlowPattern> {
     ]
 }
 
+fn allowlist(hosts: &[&str]) -> Policy {
+    Policy::new(list(hosts))
+}
+
+fn list(hosts: &[&str]) -> Scope {
+    Scope {
+        preset: Preset::Allowlist,
+        domains: hosts
+            .iter()
+            .map(|host| HostPattern::parse(host).unwrap())
+            .collect(),
+    }
+}
+
+fn offline() -> Scope {
+    Scope {
+        preset: Preset::Offline,
+        domains: Vec::new(),
+    }
+}
+
+fn egress(text: &str) -> EgressRule {
+    EgressRule::parse(text).unwrap()
+}
+
+const TUNNEL: ConnectVerdict = ConnectVerdict::Tunnel;
+
+fn denied(reason: DenyReason) -> ConnectVerdict {
+    ConnectVerdict::Deny(reason)
+}
+
+fn address_denied(class: AddressClass) -> ConnectVerdict {
+    denied(DenyReason::Address(class))
+}
+
+#[test]
+fn each_grant_reaches_what_it_says_and_nothing_else() {
+    use AddressClass as Class;
+    let at_443 = || Policy::public().allow_egress(egress("10.1.0.0/16:443"));
+    let v6 = || Policy::public().allow_egress(egress("fd00:1::/32"));
+    let lan = || Policy::public().allow_lan();
+    let host = || Policy::public().allow_host();
+    for (policy, address, verdict) in [
+        (at_443(), "10.1.2.3", TUNNEL),
+        (at_443(), "::ffff:10.1.2.3", TUNNEL),
+        (
+            at_443(),
+            "64:ff9b::10.1.2.3",
+            address_denied(Class::Private),
+        ),
+        (at_443(), "10.2.0.1", address_denied(Class::Private)),
+        (at_443(), "8.8.8.8", TUNNEL),
+        (
+            Policy::public().allow_egress(egress("10.1.0.0/16:80")),
+            "10.1.2.3",
+            address_denied(Class::Private),
+        ),
+        (v6(), "fd00:1::5", TUNNEL),
+        (v6(), "fd00:2::5", address_denied(Class::Private)),
+        (lan(), "10.9.9.9", TUNNEL),
+        (lan(), "172.16.0.1", TUNNEL),
+        (lan(), "192.168.1.1", TUNNEL),
+        (lan(), "fd12::1", TUNNEL),
+        (lan(), "64:ff9b::10.0.0.1", address_denied(Class::Private)),
+        (lan(), "2002:a00:1::", address_denied(Class::Private)),
+        (lan(), "100.64.0.1", address_denied(Class::Shared)),
+        (lan(), "169.254.1.1", address_denied(Class::LinkLocal)),
+        (lan(), "127.0.0.1", address_denied(Class::Loopback)),
+        (host(), "127.0.0.1", address_denied(Class::Loopback)),
+        (host(), "10.0.0.1", address_denied(Class::Private)),
+    ] {
+        assert_eq!(
+            policy.decide_connect(&facts(&[], address)),
+            verdict,
+            "{address}"
+        );
+    }
+}
+
+#[test]
+fn a_host_service_needs_its_grant() {
+    let service = ConnectFacts {
+        resolution: Resolution::HostService,
+        owner: Owner::Host,
+        ..facts(&[], "127.0.0.1")
+    };
+    let name = host(HOST_SERVICE_NAME);
+    let none = denied(DenyReason::HostAddress);
+    assert_eq!(Policy::public().decide_connect(&service), none);
+    assert_eq!(
+        Policy::public().decide_name(&name),
+        Err(DenyReason::HostAddress)
+    );
+    for scope in [Scope::default(), offline(), list(&[])] {
+        let policy = Policy::new(scope).allow_host();
+        assert_eq!(policy.decide_connect(&service), TUNNEL);
+        assert_eq!(policy.decide_name(&name), Ok(()));
+        assert_eq!(policy.rule(&service), Some(Rule::Host));
+    }
+}
+
+#[test]
+fn an_address_of_this_machine_needs_a_rule_of_its_own() {
+    let own = ConnectFacts {
+        owner: Owner::Host,
+        ..facts(&[], "192.168.1.5")
+    };
+    let none = denied(DenyReason::HostAddress);
+    let network = Policy::public()
+        .allow_lan()
+        .allow_egress(egress("192.168.1.0/24"));
+    assert_eq!(network.decide_connect(&own), none);
+    let single = Policy::public().allow_egress(egress("192.168.1.5:443"));
+    assert_eq!(single.decide_connect(&own), TUNNEL);
+}
+
+#[test]
+fn with_a_list_only_listed_hosts_exist_and_are_held_to_their_name() {
+    let policy = allowlist(&["ok.test", "*.wide.test"])
+        .intercept(HostPattern::parse("api.bound.test").unwrap());
+    let (ok, wide, other, api) = (
+        [host("ok.test")],
+        [host("a.wide.test")],
+        [host("other.test")],
+        [host("api.bound.test")],
+    );
+    for (names, verdict) in [
+        (&ok[..], ConnectVerdict::Inspect),
+        (&wide, ConnectVerdict::Inspect),
+        (&api, ConnectVerdict::Intercept),
+        (&other, denied(DenyReason::NotListed)),
+        (&[], denied(DenyReason::NotListed)),
+    ] {
+        assert_eq!(
+            policy.decide_connect(&facts(names, "8.8.8.8")),
+            verdict,
+            "{names:?}"
+        );
+        for name in names {
+            assert_eq!(
+                policy.decide_name(name).is_ok(),
+                !matches!(verdict, ConnectVerdict::Deny(_))
+            );
+        }
+    }
+    assert_eq!(policy.decide_odd_name(), Err(DenyReason::NotListed));
+    let private = policy.decide_connect(&facts(&ok, "10.0.0.1"));
+    assert_eq!(private, address_denied(AddressClass::Private));
+    let inspect = ConnectVerdict::Inspect;
+    for (server_name, verdict) in [
+        (Some(&ok[0]), TUNNEL),
+        (Some(&wide[0]), denied(DenyReason::ServerNameMismatch)),
+        (Some(&other[0]), denied(DenyReason::NotListed)),
+        (None, denied(DenyReason::ServerNameMissing)),
+    ] {
+        assert_eq!(
+            policy.decide_hello(inspect, &ok, server_name),
+            verdict,
+            "{server_name:?}"
+        );
+    }
+    let rule = policy.rule(&facts(&wide, "8.8.8.8")).unwrap();
+    assert_eq!(rule.to_string(), "allow-domain *.wide.test");
+}
+
+#[test]
+fn offline_leaves_only_what_is_granted_by_address() {
+    let policy = Policy::new(offline()).allow_egress(egress("10.0.0.1"));
+    let names = [host("a.test")];
+    assert_eq!(
+        policy.decide_connect(&facts(&names, "8.8.8.8")),
+        denied(DenyReason::Offline)
+    );
+    assert_eq!(policy.decide_connect(&facts(&[], "10.0.0.1")), TUNNEL);
+    assert_eq!(policy.decide_name(&names[0]), Err(DenyReason::Offline));
+    let overridden = ConnectFacts {
+        resolution: Resolution::Overridden,
+        ..facts(&names, "127.0.0.1")
+    };
+    assert_eq!(
+        policy.decide_connect(&overridden),
+        denied(DenyReason::Offline)
+    );
+}
+
+#[test]
+fn a_narrowing_scope_needs_the_name_on_both_lists() {
+    let policy = allowlist(&["a.test", "b.test"]).narrow(list(&["b.test", "c.test"]));
+    for (name, listed) in [("a.test", false), ("b.test", true), ("c.test", false)] {
+        assert_eq!(policy.decide_name(&host(name)).is_ok(), listed, "{name}");
+    }
+    let public = Policy::public().narrow(list(&["b.test"]));
+    assert_eq!(
+        public.decide_name(&host("a.test")),
+        Err(DenyReason::NotListed)
+    );
+}
+
+#[test]
+fn answers_are_told_when_a_connection_could_be_allowed() {
+    let policy = Policy::public().allow_egress(egress("10.0.0.0/8:443"));
+    for (address, told) in [
+        ("8.8.8.8", true),
+        ("10.1.1.1", true),
+        ("::ffff:10.1.1.1", true),
+        ("192.168.0.1", false),
+        ("127.0.0.1", false),
+    ] {
+        assert_eq!(
+            policy.decide_answer(address.parse().unwrap()).is_ok(),
+            told,
+            "{address}"
+        );
+    }
+}
+
+/// What can be put into a policy, in any order.
+#[derive(Debug, Clone)]
+enum Part {
+    Deny(FlowPattern),
+    Egress(EgressRule),
+    Lan,
+    Host,
+    Narrow(Scope),
+    Intercept(HostPattern),
+}
+
+fn with(policy: Policy, part: Part) -> Policy {
+    match part {
+        Part::Deny(pattern) => policy.deny(pattern),
+        Part::Egress(rule) => policy.allow_egress(rule),
+        Part::Lan => policy.allow_lan(),
+        Part::Host => policy.allow_host(),
+        Part::Narrow(scope) => policy.narrow(scope),
+        Part::Intercept(hosts) => policy.intercept(hosts),
+    }
+}
+
+fn any_scope() -> impl Strategy<Value = Scope> {
+    prop_oneof![
+        Just(Scope::default()),
+        Just(offline()),
+        prop::collection::vec("[a-c]\\.test", 0..3)
+            .prop_map(|hosts| { list(&hosts.iter().map(String::as_str).collect::<Vec<_>>()) }),
+    ]
+}
+
+fn any_rule() -> impl Strategy<Value = Part> {
+    let network = prop_oneof![
+        Just("10.0.0.0/8"),
+        Just("0.0.0.0/0"),
+        Just("::/0"),
+        Just("169.254.0.0/16"),
+        Just("10.0.0.1"),
+        Just("192.168.0.0/16:443"),
+    ];
+    network.prop_map(|text| Part::Egress(egress(text)))
+}
+
+fn any_part() -> impl Strategy<Value = Part> {
+    prop_oneof![
+        any_pattern().prop_map(Part::Deny),
+        any_rule(),
+        Just(Part::Lan),
+        Just(Part::Host),
+        any_scope().prop_map(Part::Narrow),
+        "[a-c]\\.test".prop_map(|host| Part::Intercept(HostPattern::parse(&host).unwrap())),
+    ]
+}
+
+fn any_address() -> impl Strategy<Value = IpAddr> {
+    let known = prop::sample::select(vec![
+        "10.0.0.1",
+        "192.168.3.4",
+        "8.8.8.8",
+        "127.0.0.1",
+        "169.254.169.254",
+        "fd00:ec2::254",
+        "::ffff:10.0.0.1",
+        "2001:4860::1",
+        "fd00::1",
+        "168.63.129.16",
+        "224.0.0.1",
+        "64:ff9b::10.0.0.1",
+    ]);
+    prop_oneof![
+        known.prop_map(|text: &str| text.parse::<IpAddr>().unwrap()),
+        any::<u32>().prop_map(|bits| std::net::Ipv4Addr::from_bits(bits).into()),
+        any::<u128>().prop_map(|bits| std::net::Ipv6Addr::from_bits(bits).into()),
+    ]
+}
+
+fn any_resolution() -> impl Strategy<Value = Resolution> {
+    prop::sample::select(vec![
+        Resolution::Public,
+        Resolution::Overridden,
+        Resolution::HostService,
+    ])
+}
+
+fn any_owner() -> impl Strategy<Value = Owner> {
+    prop::sample::select(vec![Owner::Host, Owner::Other])
+}
+
+fn is_denied(policy: &Policy, facts: &ConnectFacts<'_>) -> bool {
+    matches!(policy.decide_connect(facts), ConnectVerdict::Deny(_))
+}
+
 proptest! {
     #[test]
-    fn a_new_deny_rule_never_allows_more(
-        rules in prop::collection::vec(any_pattern(), 0..4),
-        extra in any_pattern(),
-        bits: u32,
-        port in 440_u16..446,
-        name in "[a-c]\\.test",
-        overridden: bool,
+    fn a_deny_or_a_narrowing_never_allows_more_and_a_grant_never_less(
+        (scope, parts) in (any_scope(), prop::collection::vec(any_part(), 0..6)),
+        extra in any_part(),
+        (address, owner, resolution) in (any_address(), any_owner(), any_resolution()),
+        (port, name) in (440_u16..446, "[a-c]\\.test"),
     ) {
         let names = [host(&name)];
-        let resolution = if overridden { Resolution::Overridden } else { Resolution::Public };
-        let address = std::net::Ipv4Addr::from_bits(bits).into();
-        let facts = ConnectFacts { names: &names, address, port, resolution, owner: Owner::Other };
-        let before = rules.into_iter().fold(Policy::public(), Policy::deny);
-        let denied = |verdict| matches!(verdict, ConnectVerdict::Deny(_));
-        if denied(before.decide_connect(&facts)) {
-            prop_assert!(denied(before.deny(extra).decide_connect(&facts)));
+        let facts = ConnectFacts { names: &names, address, port, resolution, owner };
+        let before = parts.into_iter().fold(Policy::new(scope), with);
+        let narrows = matches!(extra, Part::Deny(_) | Part::Narrow(_));
+        let after = with(before.clone(), extra);
+        let (was, is) = (is_denied(&before, &facts), is_denied(&after, &facts));
+        let holds = if narrows { is || !was } else { was || !is };
+        prop_assert!(holds);
+        let (was, is) = (before.decide_name(&names[0]).is_err(), after.decide_name(&names[0]).is_err());
+        let holds = if narrows { is || !was } else { was || !is };
+        prop_assert!(holds);
+    }
+
+    #[test]
+    fn the_order_of_parts_does_not_matter(
+        scope in any_scope(),
+        (parts, shuffled) in prop::collection::vec(any_part(), 0..6)
+            .prop_flat_map(|parts| (Just(parts.clone()), Just(parts).prop_shuffle())),
+        (address, owner, resolution) in (any_address(), any_owner(), any_resolution()),
+        name in "[a-c]\\.test",
+    ) {
+        let names = [host(&name)];
+        let facts = ConnectFacts { names: &names, address, port: 443, resolution, owner };
+        let one = parts.into_iter().fold(Policy::new(scope.clone()), with);
+        let two = shuffled.into_iter().fold(Policy::new(scope), with);
+        prop_assert_eq!(one.decide_connect(&facts), two.decide_connect(&facts));
+        prop_assert_eq!(one.decide_name(&names[0]), two.decide_name(&names[0]));
+    }
+
+    #[test]
+    fn metadata_and_loopback_stay_denied_whatever_is_given(
+        parts in prop::collection::vec(any_part(), 0..6),
+        (address, owner, port) in (any_address(), any_owner(), 440_u16..446),
+        resolution in any_resolution(),
+    ) {
+        let names = [host("a.test")];
+        let facts = ConnectFacts { names: &names, address, port, resolution, owner };
+        let policy = parts.into_iter().fold(Policy::public(), with);
+        let class = classify(address);
+        if class == AddressClass::Metadata || (class == AddressClass::Loopback && resolution == Resolution::Public) {
+            prop_assert!(is_denied(&policy, &facts));
+        }
+    }
+
+    #[test]
+    fn what_may_be_connected_to_may_be_told(
+        parts in prop::collection::vec(any_part(), 0..6),
+        (address, port) in (any_address(), 440_u16..446),
+    ) {
+        let names = [host("a.test")];
+        let facts = ConnectFacts { names: &names, address, port, resolution: Resolution::Public, owner: Owner::Other };
+        let policy = parts.into_iter().fold(Policy::public(), with);
+        if !is_denied(&policy, &facts) {
+            prop_assert!(policy.decide_answer(address).is_ok());
         }
     }
 }

@@ -14,6 +14,7 @@ mod endings;
 mod escape;
 mod exit_codes;
 mod explain;
+mod grants;
 mod images;
 mod layers;
 mod shares;

@@ -1,0 +1,183 @@
+//! What the guest may reach: shown as it is in force, and refused when it says nothing.
+
+use serde_json::{Value, json};
+
+use crate::environment::Environment;
+
+#[test]
+fn the_policy_in_force_is_shown_with_every_grant() {
+    let environment = Environment::new();
+    environment.write(
+        "home/.config/agent-vm/config.toml",
+        "[network]\nallow-egress = [\"10.1.0.0/16:443\"]\nallow-lan = true\n",
+    );
+    environment.write(
+        "project/.agent-vm.toml",
+        "[network]\nallow-domains = [\"a.example.org\"]\n",
+    );
+    let arguments = [
+        "explain",
+        "run",
+        "--allow-domain",
+        "*.example.org",
+        "--allow-host",
+        "--",
+        "ls",
+    ];
+    let text = environment.run(&arguments).told();
+    let shown = text.lines().skip_while(|line| !line.starts_with("network"));
+    assert_eq!(
+        shown.collect::<Vec<_>>(),
+        [
+            "network     listed hosts and those with a credential; no other name  (--allow-domain)",
+            "            listed *.example.org",
+            "            also 10.1.0.0/16:443  (--allow-egress)",
+            "            also private networks  (--allow-lan)",
+            "            also services of this host as host.agent-vm.internal  (--allow-host)",
+            "            narrowed to allowlist  (.agent-vm.toml)",
+            "            narrowed to a.example.org",
+        ]
+    );
+    let mut arguments = arguments.to_vec();
+    arguments.insert(2, "--json");
+    let plan: Value = serde_json::from_str(&environment.run(&arguments).told()).unwrap();
+    let network = &plan["network"];
+    assert_eq!(network["policy"], "allowlist");
+    assert_eq!(network["domains"], json!(["*.example.org"]));
+    assert_eq!(network["egress"], json!(["10.1.0.0/16:443"]));
+    assert_eq!(
+        (&network["lan"], &network["host"]),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(network["project"]["domains"], json!(["a.example.org"]));
+    assert_eq!(
+        plan["origins"]["policy"],
+        json!({"from": "flag", "name": "--allow-domain"})
+    );
+}
+
+#[test]
+fn a_policy_of_the_users_file_says_where_it_came_from() {
+    let environment = Environment::new();
+    environment.write(
+        "home/.config/agent-vm/config.toml",
+        "[network]\npolicy = \"offline\"\n",
+    );
+    let text = environment.run(&["explain"]).told();
+    assert!(
+        text.contains("network     offline: no address, no name  (config.toml)\n"),
+        "{text}"
+    );
+    let text = environment.run(&["explain", "--policy", "public"]).told();
+    assert!(text.contains("no private network  (--policy)\n"), "{text}");
+}
+
+#[test]
+fn values_that_cannot_be_say_what_is_accepted() {
+    let environment = Environment::new();
+    let tip = "\n\nhint: `agent-vm --help` and `agent-vm COMMAND --help` show what there is\n";
+    for (arguments, told) in [
+        (
+            ["--policy", "none"],
+            "a policy is `public`, `allowlist` or `offline`",
+        ),
+        (
+            ["--allow-egress", "example.org"],
+            "a host is named by --allow-domain",
+        ),
+        (
+            ["--allow-egress", "10.1.2.3/8"],
+            "the network is 10.0.0.0/8",
+        ),
+        (
+            ["--allow-egress", "127.0.0.1:80"],
+            "by --allow-host as host.agent-vm.internal",
+        ),
+        (
+            ["--allow-egress", "169.254.169.254"],
+            "metadata services hand out credentials",
+        ),
+        (
+            ["--allow-domain", "*.org"],
+            "it covers a whole top-level domain",
+        ),
+    ] {
+        let finished = environment.run(&["explain", arguments[0], arguments[1]]);
+        assert_eq!(finished.code, Some(125));
+        assert!(
+            finished.stderr.ends_with(&format!("{told}{tip}")),
+            "{finished:?}"
+        );
+    }
+}
+
+#[test]
+fn what_would_have_no_effect_names_the_fix() {
+    let environment = Environment::new();
+    environment.run(&["explain", "--offline", "--allow-domain", "a.example.org"]).refused(
+        "error: --allow-domain says nothing under --offline\n\n\
+         hint: hosts are listed under --policy allowlist; every public host is reached under --policy public\n",
+    );
+    environment.run(&["explain", "--offline", "--policy", "public"]).refused(
+        "error: --offline and --policy public exclude each other\n\nhint: leave one of them out\n",
+    );
+}
+
+#[test]
+fn a_projects_file_that_would_widen_is_refused() {
+    let environment = Environment::new();
+    environment.write("project/.agent-vm.toml", "[network]\nallow-lan = true\n");
+    environment.run(&["explain", "--no-setup"]).refused(
+        "error: ROOT/project/.agent-vm.toml: `allow-lan` of [network] would widen what may be reached, \
+         which a project's file cannot\n\n\
+         hint: put it into ~/.config/agent-vm/config.toml, or give the option\n",
+    );
+}
+
+#[test]
+fn proxies_are_shown_without_their_logins() {
+    let mut environment = Environment::new();
+    environment.set(
+        "https_proxy",
+        "http://the-user:the-password@proxy.example.org:3128",
+    );
+    environment.set("HTTPS_PROXY", "http://other.example.org:1");
+    environment.set("ALL_PROXY", "socks5h://the-user@127.0.0.1");
+    environment.set("NO_PROXY", "localhost,.example.org");
+    let text = environment.run(&["explain"]).told();
+    assert!(
+        text.contains(
+            "proxy       http://proxy.example.org:3128 for all else\n            \
+             socks5h://127.0.0.1:1080 where no other is named\n            \
+             not for localhost,.example.org\n"
+        ),
+        "{text}"
+    );
+    let json = environment.run(&["explain", "--json"]).told();
+    let plan: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        plan["network"]["proxies"]["https"],
+        "http://proxy.example.org:3128"
+    );
+    assert!(!(text + &json).contains("the-"), "a login is shown");
+    environment.set("NO_PROXY", "*");
+    assert!(!environment.run(&["explain"]).told().contains("proxy"));
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_named_by_its_variable_alone() {
+    let mut environment = Environment::new();
+    environment.set(
+        "HTTPS_PROXY",
+        "https://the-user:the-password@proxy.example.org",
+    );
+    environment.run(&["explain"]).refused(
+        "error: the proxy that $HTTPS_PROXY names cannot be used\n\
+         caused by: a proxy cannot be reached by https, only by http, socks5 or socks5h\n\n\
+         hint: set it to such a proxy; NO_PROXY='*' does without any\n",
+    );
+    environment.set("HTTPS_PROXY", "http://the-user:the-password@");
+    let finished = environment.run(&["explain"]);
+    assert_eq!(finished.code, Some(125));
+    assert!(!finished.stderr.contains("the-"), "{finished:?}");
+}
