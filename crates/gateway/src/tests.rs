@@ -2,6 +2,7 @@
 //! pair, which finishes checksums and segments as a kernel would and verifies everything.
 
 mod connections;
+mod datagrams;
 pub(crate) mod guest;
 mod handlers;
 mod hostile;

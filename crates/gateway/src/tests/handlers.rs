@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    Answer, Denied, DnsFailure, Family, FlowHandler, FlowRefusal, FlowRequest, GuestStream,
-    LocalBoxFuture, OpenedFlow, Resolver,
+    Answer, DatagramKind, DatagramRequest, Denied, DnsFailure, Family, FlowHandler, FlowRefusal,
+    FlowRequest, GuestDatagrams, GuestStream, LocalBoxFuture, OpenedDatagrams, OpenedFlow,
+    OpeningDatagrams, Relayed, Resolver, relay_datagrams,
 };
 
 pub(crate) const ECHO: u16 = 7;
@@ -33,6 +34,8 @@ pub(crate) const DROPS: u16 = 204;
 pub(crate) const GREETS: u16 = 205;
 /// As [`SINK`], a little at a time with pauses.
 pub(crate) const SLOW_SINK: u16 = 206;
+/// Datagrams go to a socket of the host.
+pub(crate) const FAR: u16 = 208;
 /// Never reads, never writes, never ends.
 pub(crate) const STUCK: u16 = 207;
 
@@ -50,6 +53,9 @@ pub(crate) struct TestHandler {
     pub(crate) requests: RefCell<Vec<FlowRequest>>,
     pub(crate) denied: RefCell<Vec<Denied>>,
     pub(crate) names: RefCell<HashMap<String, Vec<IpAddr>>>,
+    pub(crate) datagrams: RefCell<Vec<DatagramRequest>>,
+    /// Where datagrams to [`FAR`] go.
+    pub(crate) far: std::cell::Cell<Option<SocketAddr>>,
     pub(crate) asked: RefCell<Vec<(String, Family)>>,
     /// What services saw, in words.
     pub(crate) record: Rc<RefCell<Vec<String>>>,
@@ -80,6 +86,41 @@ impl FlowHandler for TestHandler {
         })
     }
 
+    fn open_datagrams(self: Rc<Self>, request: DatagramRequest) -> Option<OpeningDatagrams> {
+        let port = request.port;
+        let kind = request.kind;
+        let carried = match kind {
+            DatagramKind::Udp => {
+                [ECHO, FAR, REFUSED, UNREACHABLE, TIMED_OUT, PANICS].contains(&port)
+            }
+            DatagramKind::Echo => request.names == ["pinged.test"],
+        };
+        if !carried {
+            return None;
+        }
+        self.datagrams.borrow_mut().push(request);
+        Some(Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            match port {
+                REFUSED => return Err(FlowRefusal::Refused),
+                UNREACHABLE => return Err(FlowRefusal::Unreachable),
+                TIMED_OUT => return Err(FlowRefusal::TimedOut),
+                PANICS => panic!("on purpose"),
+                _ => {}
+            }
+            let far = match self.far.get().filter(|_| port == FAR) {
+                Some(far) => {
+                    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                    socket.connect(far).await.unwrap();
+                    Some(socket)
+                }
+                None => None,
+            };
+            let record = Rc::clone(&self.record);
+            Ok(Box::new(Datagrams { far, record }) as Box<dyn OpenedDatagrams>)
+        }))
+    }
+
     fn address_allowed(&self, _name: &str, address: IpAddr) -> bool {
         !address.is_loopback()
     }
@@ -102,6 +143,41 @@ impl Resolver for TestHandler {
                 addresses: known.ok_or(DnsFailure::NoSuchName)?,
                 ttl: Duration::from_secs(30),
             })
+        })
+    }
+}
+
+/// Sends back what comes, or carries it to a socket.
+struct Datagrams {
+    far: Option<tokio::net::UdpSocket>,
+    record: Rc<RefCell<Vec<String>>>,
+}
+
+impl OpenedDatagrams for Datagrams {
+    fn serve(self: Box<Self>, mut guest: GuestDatagrams) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move {
+            if let Some(far) = self.far {
+                let relayed = Relayed::default();
+                relay_datagrams(guest, far, &relayed).await;
+                let said = format!("{} up, {} down", relayed.up.get(), relayed.down.get());
+                self.record.borrow_mut().push(said);
+                return;
+            }
+            loop {
+                let mut message = std::future::poll_fn(|cx| guest.poll_receive(cx)).await;
+                if guest.kind() == DatagramKind::Echo {
+                    message[0] = if message[0] == 8 { 0 } else { 129 };
+                    message[4..6].copy_from_slice(&[0xab, 0xcd]);
+                }
+                std::future::poll_fn(|cx| {
+                    guest.poll_send_with(cx, |room| {
+                        room[..message.len()].copy_from_slice(&message);
+                        Ok(message.len())
+                    })
+                })
+                .await
+                .unwrap();
+            }
         })
     }
 }
