@@ -134,7 +134,7 @@ pub const MAX_QUEUED_FRAMES: usize = 256;
 pub const READ_BATCH: usize = 64;
 
 /// Bytes read before flows get to answer: no more than the processor's caches hold until they are passed on.
-pub const READ_BATCH_BYTES: usize = 256 * 1024;
+pub const READ_BATCH_BYTES: usize = 512 * 1024;
 
 /// Frames one flow may send before the next flow has its turn.
 pub const FLOW_BURST: usize = 8;

@@ -16,7 +16,7 @@ use smoltcp::wire::{
 };
 
 use crate::checksum::pseudo_header;
-use crate::config::LinkAddresses;
+use crate::config::{DEFAULT_MTU, LinkAddresses};
 use crate::link::{ETHERNET_HEADER_LEN, IP_OFFSET, Link, MAX_MESSAGE};
 use crate::virtio_header::{TcpOffload, VNET_HEADER_LEN, emit_plain, emit_tcp, emit_udp};
 
@@ -217,8 +217,9 @@ pub(crate) fn capabilities(mtu: u16) -> DeviceCapabilities {
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = usize::from(mtu);
     capabilities.checksum = checksum;
-    capabilities.segmentation.tcpv4 = NonZeroUsize::new(usize::from(mtu));
-    capabilities.segmentation.tcpv6 = NonZeroUsize::new(usize::from(mtu));
+    // Whatever the MTU: the guest's card takes large frames of small segments.
+    capabilities.segmentation.tcpv4 = NonZeroUsize::new(usize::from(DEFAULT_MTU));
+    capabilities.segmentation.tcpv6 = NonZeroUsize::new(usize::from(DEFAULT_MTU));
     capabilities
 }
 

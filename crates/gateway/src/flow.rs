@@ -7,7 +7,7 @@
 //! there are.
 //!
 //! Memory: buffers are large but only touched pages are real. A flow pays for what it holds above
-//! [`FLOW_FLOOR`](crate::config::FLOW_FLOOR) from a budget all flows share; when the budget is spent, segments above the
+//! [`FLOW_FLOOR`](crate::config::FLOW_FLOOR) from a budget all flows share, and gets it back when its buffer is empty; when the budget is spent, segments above the
 //! floor are dropped (the guest sends them again later) and writers wait.
 
 use std::cell::{Cell, RefCell};
@@ -89,6 +89,8 @@ pub(crate) struct FlowState {
     read_sequence: u32,
     receive_reserved: usize,
     send_reserved: usize,
+    /// What the send buffer may grow to for now: twice as much whenever it was filled.
+    send_goal: usize,
     pub(crate) read_waker: Option<Waker>,
     pub(crate) write_waker: Option<Waker>,
     end: StreamEnd,
@@ -142,6 +144,7 @@ impl Flow {
                 read_sequence: syn.sequence.wrapping_add(1),
                 receive_reserved: FLOW_FLOOR,
                 send_reserved: FLOW_FLOOR,
+                send_goal: FIRST_SEND_GOAL,
                 read_waker: None,
                 write_waker: None,
                 end: StreamEnd::Open,
@@ -227,6 +230,7 @@ impl Flow {
             _ => Next::Wait(due.map(|due| due.max(now + RECHECK))),
         };
         state.wake_stream();
+        state.settle_sent(&self.shared);
         match next {
             Next::Wait(due) => Next::Wait(state.earlier_of_linger(due)),
             Next::Again | Next::Over => next,
@@ -250,6 +254,14 @@ impl FlowState {
     /// Works on the socket, if there is one.
     fn with_socket<R>(&mut self, f: impl FnOnce(&mut Socket<'_>) -> R) -> Option<R> {
         self.stack.as_mut().map(|stack| stack.with_socket(f))
+    }
+
+    /// Gives back what a send buffer had reserved whose bytes the guest has all got.
+    fn settle_sent(&mut self, shared: &Shared) {
+        let drained = self.with_socket(|socket| socket.send_queue() == 0);
+        if drained == Some(true) {
+            shared.settle(&mut self.send_reserved);
+        }
     }
 
     fn wake_stream(&mut self) {
@@ -348,18 +360,21 @@ impl Flow {
                 });
                 let (taken, all) = piece.unwrap_or_default();
                 total += taken;
-                if !all {
+                if !all || socket.recv_queue() == 0 {
                     break;
                 }
             }
-            Ok((before, total))
+            Ok((before, total, socket.recv_queue() == 0))
         });
-        let (before, total) = match found {
+        let (before, total, drained) = match found {
             Some(Ok(taken)) => taken,
             Some(Err(nothing)) => return nothing,
             None => return ReadState::Reset,
         };
         state.read_sequence = state.read_sequence.wrapping_add(total as u32);
+        if drained {
+            self.shared.settle(&mut state.receive_reserved);
+        }
         drop(state);
         // Below a quarter of the buffer the guest knows of more than half a window already.
         if before > FLOW_BUFFER / 4 {
@@ -390,6 +405,7 @@ impl Flow {
         let FlowState {
             stack,
             send_reserved,
+            send_goal,
             ..
         } = &mut *state;
         let Some(stack) = stack.as_mut() else {
@@ -401,7 +417,7 @@ impl Flow {
                 return WriteState::Pending;
             }
             let queued = socket.send_queue();
-            shared.reserve(send_reserved, (queued + wanted).min(FLOW_BUFFER));
+            shared.reserve(send_reserved, (queued + wanted).min(*send_goal));
             let room = send_reserved.saturating_sub(queued);
             if room == 0 && socket.may_send() {
                 return WriteState::Pending;
@@ -409,6 +425,9 @@ impl Flow {
             let sent = socket.send(|free| {
                 let room = room.min(free.len());
                 let written = fill(&mut free[..room]);
+                if written == room && room < wanted {
+                    *send_goal = (*send_goal * 2).min(FLOW_BUFFER);
+                }
                 (written, (room, written))
             });
             match sent {
@@ -475,6 +494,9 @@ impl FlowKey {
         self.remote.ip()
     }
 }
+
+/// What a new flow's send buffer may grow to.
+const FIRST_SEND_GOAL: usize = 4 * FLOW_FLOOR;
 
 /// Pause before looking again at a flow that says it is due but sends nothing.
 const RECHECK: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);

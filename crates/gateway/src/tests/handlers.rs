@@ -34,6 +34,8 @@ pub(crate) const DROPS: u16 = 204;
 pub(crate) const GREETS: u16 = 205;
 /// As [`SINK`], a little at a time with pauses.
 pub(crate) const SLOW_SINK: u16 = 206;
+/// Says one byte, and that there may be much more; then reads to the end.
+pub(crate) const HOPEFUL: u16 = 209;
 /// Datagrams go to a socket of the host.
 pub(crate) const FAR: u16 = 208;
 /// Never reads, never writes, never ends.
@@ -240,6 +242,14 @@ async fn serve(
             let mut rest = String::new();
             guest.read_to_string(&mut rest).await?;
             record.borrow_mut().push(rest);
+        }
+        HOPEFUL => {
+            let one = |room: &mut [u8]| {
+                room[0] = 1;
+                Ok(1)
+            };
+            std::future::poll_fn(|cx| guest.poll_write_with(cx, 1 << 20, one)).await?;
+            guest.read_to_end(&mut Vec::new()).await?;
         }
         DROPS => {
             guest.read_u8().await?;
