@@ -102,6 +102,11 @@ impl Gateway {
         })
     }
 
+    /// The state behind the link, to be driven by hand.
+    pub(crate) fn switch(&self) -> Rc<RefCell<Switch>> {
+        Rc::clone(&self.switch)
+    }
+
     /// Serves the guest until its end of the link closes. Needs a [`LocalSet`](tokio::task::LocalSet) around it. When
     /// the future ends or is dropped, all flows end with it.
     ///

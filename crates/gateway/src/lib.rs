@@ -15,6 +15,7 @@ mod device;
 mod dns;
 mod flow;
 mod fuzz;
+mod fuzz_frames;
 mod gateway;
 mod guest_datagrams;
 mod half_open;
@@ -41,6 +42,7 @@ pub use config::{
 pub use dns::host_resolver::HostResolver;
 pub use dns::resolver::{Answer, DnsFailure, Family, MAX_ANSWER_ADDRESSES, Resolver};
 pub use fuzz::{fuzz_dns_query, fuzz_dns_reply, fuzz_frame};
+pub use fuzz_frames::fuzz_frames;
 pub use gateway::{Gateway, GatewayError};
 pub use guest_datagrams::{GuestDatagrams, relay_datagrams};
 pub use handler::{
