@@ -32,6 +32,8 @@ enum Benchmark {
     Pull(pull::PullArguments),
     /// The gateway against passt, pasta, slirp4netns and a plain veth pair.
     Net(net::NetArguments),
+    /// The gateway under churn; nothing may be left of it.
+    Soak(net::soak::SoakArguments),
 }
 
 /// Rounds of a launch benchmark; the clock counts instructions, so few are enough. Odd, for the median.
@@ -66,6 +68,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
         Benchmark::Launch => launch()?,
         Benchmark::Pull(pull) => pull::run(pull)?,
         Benchmark::Net(net) => net::run(net)?,
+        Benchmark::Soak(soak) => net::soak::run(soak)?,
     };
     for line in lines {
         if arguments.json {

@@ -10,10 +10,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use agent_vm_gateway::{
-    Answer, Denied, DnsFailure, FlowHandler, FlowRefusal, FlowRequest, Gateway, GatewayConfig,
-    GuestStream, LocalBoxFuture, OpenedFlow, Question, Relayed, Resolver, relay,
+    Answer, DatagramKind, DatagramRequest, Denied, DnsFailure, FlowHandler, FlowRefusal,
+    FlowRequest, Gateway, GatewayConfig, GuestDatagrams, GuestStream, LocalBoxFuture,
+    OpenedDatagrams, OpenedFlow, OpeningDatagrams, Question, Relayed, Resolver, relay,
+    relay_datagrams,
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 struct Loopback;
 
@@ -37,6 +39,23 @@ impl FlowHandler for Loopback {
         })
     }
 
+    fn open_datagrams(self: Rc<Self>, request: DatagramRequest) -> Option<OpeningDatagrams> {
+        if request.kind != DatagramKind::Udp {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let dial = async {
+                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+                socket.connect((Ipv4Addr::LOCALHOST, request.port)).await?;
+                std::io::Result::Ok(socket)
+            };
+            match dial.await {
+                Ok(socket) => Ok(Box::new(Bound(socket)) as Box<dyn OpenedDatagrams>),
+                Err(_) => Err(FlowRefusal::Unreachable),
+            }
+        }))
+    }
+
     fn address_allowed(&self, _name: &str, _address: IpAddr) -> bool {
         true
     }
@@ -54,6 +73,14 @@ impl OpenedFlow for Dialled {
         Box::pin(async move {
             relay(guest, self.0, &Relayed::default()).await;
         })
+    }
+}
+
+struct Bound(UdpSocket);
+
+impl OpenedDatagrams for Bound {
+    fn serve(self: Box<Self>, guest: GuestDatagrams) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move { relay_datagrams(guest, self.0, &Relayed::default()).await })
     }
 }
 

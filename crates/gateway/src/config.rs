@@ -134,10 +134,31 @@ pub const MAX_QUEUED_FRAMES: usize = 256;
 pub const READ_BATCH: usize = 64;
 
 /// Bytes read before flows get to answer: no more than the processor's caches hold until they are passed on.
-pub const READ_BATCH_BYTES: usize = 256 * 1024;
+pub const READ_BATCH_BYTES: usize = 512 * 1024;
 
 /// Frames one flow may send before the next flow has its turn.
 pub const FLOW_BURST: usize = 8;
+
+/// Flows of datagrams at one time.
+pub const MAX_DATAGRAM_FLOWS: usize = 1_024;
+
+/// Flows of datagrams that may begin at once, and a second from then on.
+pub const DATAGRAM_OPENS: (u64, u64) = (512, 256);
+
+/// Datagrams that wait in one flow for its far end.
+pub const MAX_FLOW_DATAGRAMS: usize = 64;
+
+/// Bytes that wait in one flow for its far end.
+pub const MAX_FLOW_DATAGRAM_BYTES: usize = 256 * 1024;
+
+/// Bytes that wait in all flows of datagrams together.
+pub const DATAGRAM_BUDGET: usize = 16 * 1024 * 1024;
+
+/// A flow of datagrams that was never answered ends so long after its last one.
+pub const DATAGRAM_UNANSWERED: Duration = Duration::from_secs(30);
+
+/// A flow of datagrams ends so long after its last one (RFC 4787 REQ-5: at least two minutes).
+pub const DATAGRAM_IDLE: Duration = Duration::from_secs(180);
 
 /// DNS questions being answered at one time; more are refused.
 pub const MAX_DNS_QUERIES: usize = 256;

@@ -2,19 +2,23 @@
 //!
 //! smoltcp writes the IP packet straight into the message buffer, behind room for the virtio and Ethernet headers.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 
 use smoltcp::phy::{
     Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken,
 };
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, EthernetProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
+use smoltcp::wire::{
+    EthernetAddress, EthernetProtocol, IPV4_HEADER_LEN, IPV6_HEADER_LEN, Icmpv4Packet,
+    Icmpv6Packet, IpProtocol, IpRepr, Ipv4Packet, Ipv6Packet, TcpPacket, UDP_HEADER_LEN,
+};
 
 use crate::checksum::pseudo_header;
-use crate::config::LinkAddresses;
+use crate::config::{DEFAULT_MTU, LinkAddresses};
 use crate::link::{ETHERNET_HEADER_LEN, IP_OFFSET, Link, MAX_MESSAGE};
-use crate::virtio_header::{TcpOffload, VNET_HEADER_LEN, emit_plain, emit_tcp};
+use crate::virtio_header::{TcpOffload, VNET_HEADER_LEN, emit_plain, emit_tcp, emit_udp};
 
 /// IANA number of TCP.
 pub(crate) const TCP: u8 = 6;
@@ -48,6 +52,73 @@ impl Transmitter {
         self.ethernet_header(protocol);
         emit_plain(self.virtio_header());
         self.link.send(&self.message[..IP_OFFSET + len]);
+    }
+
+    /// Sends the UDP datagram that `fill` writes and whose length it gives.
+    pub(crate) fn send_udp(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let ip_header = ip_header_len(from.ip());
+        let at = IP_OFFSET + ip_header;
+        let len = fill(&mut self.message[at + UDP_HEADER_LEN..])?;
+        let whole = UDP_HEADER_LEN + len;
+        if from.is_ipv6() && at + whole == self.message.len() {
+            // It may have been longer: the largest of IPv6 does not fit a message.
+            return Ok(0);
+        }
+        self.ip_header(from.ip(), to.ip(), IpProtocol::Udp, whole);
+        let sum = pseudo_header(from.ip(), to.ip(), UDP, whole);
+        let words = [from.port(), to.port(), whole as u16, sum];
+        for (place, word) in self.message[at..].chunks_exact_mut(2).zip(words) {
+            place.copy_from_slice(&word.to_be_bytes());
+        }
+        emit_udp(
+            self.virtio_header(),
+            (ETHERNET_HEADER_LEN + ip_header) as u16,
+        );
+        self.link.send(&self.message[..at + whole]);
+        Ok(len)
+    }
+
+    /// Sends the echo reply that `fill` writes, with this identifier. What is no echo reply is not sent.
+    pub(crate) fn send_echo_reply(
+        &mut self,
+        (from, to): (IpAddr, IpAddr),
+        identifier: u16,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let at = IP_OFFSET + ip_header_len(from);
+        let len = fill(&mut self.message[at..])?;
+        let message = &mut self.message[at..at + len];
+        let protocol = match (&*message, from, to) {
+            ([0, 0, _, _, _, _, _, _, ..], IpAddr::V4(_), _) => {
+                message[4..6].copy_from_slice(&identifier.to_be_bytes());
+                Icmpv4Packet::new_unchecked(message).fill_checksum();
+                IpProtocol::Icmp
+            }
+            ([129, 0, _, _, _, _, _, _, ..], IpAddr::V6(from), IpAddr::V6(to)) => {
+                message[4..6].copy_from_slice(&identifier.to_be_bytes());
+                Icmpv6Packet::new_unchecked(message).fill_checksum(&from, &to);
+                IpProtocol::Icmpv6
+            }
+            _ => return Ok(0),
+        };
+        self.ip_header(from, to, protocol, len);
+        emit_plain(self.virtio_header());
+        self.link.send(&self.message[..at + len]);
+        Ok(len)
+    }
+
+    /// Writes the headers of a packet that carries `len` bytes.
+    fn ip_header(&mut self, from: IpAddr, to: IpAddr, protocol: IpProtocol, len: usize) {
+        let ip = IpRepr::new(from.into(), to.into(), protocol, len, HOP_LIMIT);
+        let packet = &mut self.message[IP_OFFSET..];
+        ip.emit(&mut *packet, &ChecksumCapabilities::default());
+        let protocol = ethertype(packet);
+        self.ethernet_header(protocol);
     }
 
     /// Sends an Ethernet payload that is no IP packet.
@@ -89,6 +160,19 @@ impl Transmitter {
         header[12..].copy_from_slice(&u16::from(protocol).to_be_bytes());
     }
 }
+
+fn ip_header_len(address: IpAddr) -> usize {
+    match address {
+        IpAddr::V4(_) => IPV4_HEADER_LEN,
+        IpAddr::V6(_) => IPV6_HEADER_LEN,
+    }
+}
+
+/// IANA number of UDP.
+const UDP: u8 = 17;
+
+/// Time to live of what we send.
+const HOP_LIMIT: u8 = 64;
 
 fn ethertype(packet: &[u8]) -> EthernetProtocol {
     match packet.first().map(|byte| byte >> 4) {
@@ -133,8 +217,9 @@ pub(crate) fn capabilities(mtu: u16) -> DeviceCapabilities {
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = usize::from(mtu);
     capabilities.checksum = checksum;
-    capabilities.segmentation.tcpv4 = NonZeroUsize::new(usize::from(mtu));
-    capabilities.segmentation.tcpv6 = NonZeroUsize::new(usize::from(mtu));
+    // Whatever the MTU: the guest's card takes large frames of small segments.
+    capabilities.segmentation.tcpv4 = NonZeroUsize::new(usize::from(DEFAULT_MTU));
+    capabilities.segmentation.tcpv6 = NonZeroUsize::new(usize::from(DEFAULT_MTU));
     capabilities
 }
 

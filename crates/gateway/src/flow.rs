@@ -7,7 +7,7 @@
 //! there are.
 //!
 //! Memory: buffers are large but only touched pages are real. A flow pays for what it holds above
-//! [`FLOW_FLOOR`](crate::config::FLOW_FLOOR) from a budget all flows share; when the budget is spent, segments above the
+//! [`FLOW_FLOOR`](crate::config::FLOW_FLOOR) from a budget all flows share, and gets it back when its buffer is empty; when the budget is spent, segments above the
 //! floor are dropped (the guest sends them again later) and writers wait.
 
 use std::cell::{Cell, RefCell};
@@ -15,15 +15,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::Waker;
 
-use smoltcp::socket::tcp::{RecvError, Socket, State};
+use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::Instant;
 
 use crate::config::{FLOW_BUFFER, FLOW_FLOOR, LINGER};
 use crate::device::{FlowDevice, Transmitter};
 
+mod consumer;
 mod shared;
 mod stack;
 
+pub(crate) use consumer::{ReadState, WriteState};
 pub(crate) use shared::Shared;
 use stack::Stack;
 
@@ -85,10 +87,16 @@ pub(crate) struct Flow {
 pub(crate) struct FlowState {
     stack: Option<Stack>,
     mss: usize,
+    /// Sequence number of the guest's first byte.
+    first_sequence: u32,
     /// Sequence number of the next byte the stream will read.
     read_sequence: u32,
+    /// Whether its buffers hold more than a few pages.
+    grown: bool,
     receive_reserved: usize,
     send_reserved: usize,
+    /// What the send buffer may grow to for now: twice as much whenever it was filled.
+    send_goal: usize,
     pub(crate) read_waker: Option<Waker>,
     pub(crate) write_waker: Option<Waker>,
     end: StreamEnd,
@@ -139,9 +147,12 @@ impl Flow {
             state: RefCell::new(FlowState {
                 stack: Some(stack),
                 mss: syn.mss,
+                first_sequence: syn.sequence.wrapping_add(1),
                 read_sequence: syn.sequence.wrapping_add(1),
+                grown: false,
                 receive_reserved: FLOW_FLOOR,
                 send_reserved: FLOW_FLOOR,
+                send_goal: FIRST_SEND_GOAL,
                 read_waker: None,
                 write_waker: None,
                 end: StreamEnd::Open,
@@ -172,6 +183,7 @@ impl Flow {
             mss,
             read_sequence,
             receive_reserved,
+            grown,
             ..
         } = &mut *state;
         let Some(stack) = stack.as_mut() else { return };
@@ -180,6 +192,7 @@ impl Flow {
         if segment.len > 0 && !self.shared.reserve(receive_reserved, held.min(FLOW_BUFFER)) {
             return;
         }
+        *grown |= *receive_reserved > FLOW_FLOOR;
         let mut device = FlowDevice {
             inbound: Some(segment.packet),
             transmitter,
@@ -227,6 +240,7 @@ impl Flow {
             _ => Next::Wait(due.map(|due| due.max(now + RECHECK))),
         };
         state.wake_stream();
+        state.settle_sent(&self.shared);
         match next {
             Next::Wait(due) => Next::Wait(state.earlier_of_linger(due)),
             Next::Again | Next::Over => next,
@@ -239,7 +253,7 @@ impl Drop for Flow {
         let state = self.state.get_mut();
         self.shared.release(state.receive_reserved);
         self.shared.release(state.send_reserved);
-        let small = state.receive_reserved == FLOW_FLOOR && state.send_reserved == FLOW_FLOOR;
+        let small = !state.grown;
         if let Some(stack) = state.stack.take() {
             self.shared.keep_stack(stack, small);
         }
@@ -250,6 +264,14 @@ impl FlowState {
     /// Works on the socket, if there is one.
     fn with_socket<R>(&mut self, f: impl FnOnce(&mut Socket<'_>) -> R) -> Option<R> {
         self.stack.as_mut().map(|stack| stack.with_socket(f))
+    }
+
+    /// Gives back what a send buffer had reserved whose bytes the guest has all got.
+    fn settle_sent(&mut self, shared: &Shared) {
+        let drained = self.with_socket(|socket| socket.send_queue() == 0);
+        if drained == Some(true) {
+            shared.settle(&mut self.send_reserved);
+        }
     }
 
     fn wake_stream(&mut self) {
@@ -306,175 +328,15 @@ impl FlowState {
     }
 }
 
-/// What a read finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReadState {
-    /// So many bytes were taken.
-    Data(usize),
-    /// The guest has sent its FIN.
-    End,
-    /// Nothing yet.
-    Pending,
-    /// The guest has reset the connection, or is gone.
-    Reset,
-}
-
-/// What a write finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WriteState {
-    /// So many bytes were taken.
-    Data(usize),
-    /// No room yet.
-    Pending,
-    /// The connection takes no more.
-    Closed,
-}
-
-impl Flow {
-    /// Hands received bytes to `take`, which says how many it took of each piece.
-    pub(crate) fn read(self: &Rc<Self>, mut take: impl FnMut(&[u8]) -> usize) -> ReadState {
-        let mut state = self.state.borrow_mut();
-        let found = state.with_socket(|socket| {
-            let before = socket.recv_queue();
-            if before == 0 {
-                return Err(nothing_read(socket));
-            }
-            let mut total = 0;
-            // The ring buffer has at most two pieces.
-            for _ in 0..2 {
-                let piece = socket.recv(|bytes| {
-                    let taken = take(bytes);
-                    (taken, (taken, taken == bytes.len()))
-                });
-                let (taken, all) = piece.unwrap_or_default();
-                total += taken;
-                if !all {
-                    break;
-                }
-            }
-            Ok((before, total))
-        });
-        let (before, total) = match found {
-            Some(Ok(taken)) => taken,
-            Some(Err(nothing)) => return nothing,
-            None => return ReadState::Reset,
-        };
-        state.read_sequence = state.read_sequence.wrapping_add(total as u32);
-        drop(state);
-        // Below a quarter of the buffer the guest knows of more than half a window already.
-        if before > FLOW_BUFFER / 4 {
-            self.mark_dirty();
-        }
-        ReadState::Data(total)
-    }
-
-    /// Queues bytes for the guest.
-    pub(crate) fn write(self: &Rc<Self>, data: &[u8]) -> WriteState {
-        self.write_with(data.len(), |room| {
-            let len = room.len().min(data.len());
-            room[..len].copy_from_slice(&data[..len]);
-            len
-        })
-    }
-
-    /// Lets `fill` write up to `wanted` bytes for the guest where they are sent from; it says how many it wrote.
-    pub(crate) fn write_with(
-        self: &Rc<Self>,
-        wanted: usize,
-        fill: impl FnOnce(&mut [u8]) -> usize,
-    ) -> WriteState {
-        let mut state = self.state.borrow_mut();
-        if state.end != StreamEnd::Open {
-            return WriteState::Closed;
-        }
-        let FlowState {
-            stack,
-            send_reserved,
-            ..
-        } = &mut *state;
-        let Some(stack) = stack.as_mut() else {
-            return WriteState::Closed;
-        };
-        let shared = &self.shared;
-        let written = stack.with_socket(|socket| {
-            if socket.state() == State::SynReceived {
-                return WriteState::Pending;
-            }
-            let queued = socket.send_queue();
-            shared.reserve(send_reserved, (queued + wanted).min(FLOW_BUFFER));
-            let room = send_reserved.saturating_sub(queued);
-            if room == 0 && socket.may_send() {
-                return WriteState::Pending;
-            }
-            let sent = socket.send(|free| {
-                let room = room.min(free.len());
-                let written = fill(&mut free[..room]);
-                (written, (room, written))
-            });
-            match sent {
-                Ok((0, _)) => WriteState::Pending,
-                Ok((_, written)) => WriteState::Data(written),
-                Err(_) => WriteState::Closed,
-            }
-        });
-        drop(state);
-        if matches!(written, WriteState::Data(1..)) {
-            self.mark_dirty();
-        }
-        written
-    }
-
-    /// Sends a FIN after what is queued.
-    pub(crate) fn shut(self: &Rc<Self>) {
-        let mut state = self.state.borrow_mut();
-        if state.end != StreamEnd::Open {
-            return;
-        }
-        state.end = StreamEnd::Shut;
-        state.with_socket(|socket| {
-            if socket.state() != State::SynReceived {
-                socket.close();
-            }
-        });
-        drop(state);
-        self.mark_dirty();
-    }
-
-    /// The stream is dropped: an orderly close goes on alone, anything else is reset.
-    pub(crate) fn abandon(self: &Rc<Self>) {
-        let mut state = self.state.borrow_mut();
-        state.read_waker = None;
-        state.write_waker = None;
-        let shut = state.end == StreamEnd::Shut;
-        state.end = StreamEnd::Dropped { since: None };
-        state.with_socket(|socket| {
-            if !shut || socket.can_recv() {
-                socket.abort();
-            }
-        });
-        drop(state);
-        self.mark_dirty();
-    }
-}
-
-/// What a read means that finds no byte.
-fn nothing_read(socket: &mut Socket<'_>) -> ReadState {
-    if socket.state() == State::SynReceived {
-        return ReadState::Pending;
-    }
-    match socket.recv(|_| (0, ())) {
-        Ok(()) => ReadState::Pending,
-        Err(RecvError::Finished) => ReadState::End,
-        Err(RecvError::InvalidState) => ReadState::Reset,
-    }
-}
-
 impl FlowKey {
     /// The address the guest connects to.
     pub(crate) fn address(&self) -> IpAddr {
         self.remote.ip()
     }
 }
+
+/// What a new flow's send buffer may grow to.
+const FIRST_SEND_GOAL: usize = 4 * FLOW_FLOOR;
 
 /// Pause before looking again at a flow that says it is due but sends nothing.
 const RECHECK: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);

@@ -2,6 +2,7 @@
 
 use crate::config::GatewayConfig;
 use crate::dns::fuzz::fuzz_dns_query;
+use crate::handler::DatagramKind;
 use crate::neighbour::{answer_arp, answer_discovery};
 use crate::packet::{Inbound, classify};
 use crate::reply::{self, Unreachable};
@@ -22,6 +23,15 @@ pub fn fuzz_frame(bytes: &[u8]) {
             ] {
                 drop(reply::unreachable(quote, from, Unreachable::Port));
             }
+        }
+        Inbound::Datagram(datagram) => {
+            let guest = match datagram.key.ends.remote {
+                std::net::SocketAddr::V4(_) => config.addresses.guest_v4.into(),
+                std::net::SocketAddr::V6(_) => config.addresses.guest_v6.into(),
+            };
+            let quote = reply::sent_datagram(&datagram.key, guest);
+            assert!(quote.is_some(), "every datagram can be quoted");
+            assert!(datagram.key.kind == DatagramKind::Udp || datagram.payload.len() >= 8);
         }
         Inbound::Dns(datagram) => fuzz_dns_query(datagram.query),
         Inbound::Noise | Inbound::Malformed => {}

@@ -21,6 +21,7 @@ use crate::config::{GatewayConfig, READ_BATCH, READ_BATCH_BYTES};
 use crate::dns::resolver::Resolver;
 use crate::dns::server::DnsServer;
 use crate::flow::Shared;
+use crate::guest_datagrams::GuestDatagrams;
 use crate::half_open::Ticket;
 use crate::handler::{FlowHandler, FlowRefusal, FlowRequest};
 use crate::link::{Link, LinkCounters, RECEIVE_BUFFER};
@@ -101,6 +102,11 @@ impl Gateway {
         })
     }
 
+    /// The state behind the link, to be driven by hand.
+    pub(crate) fn switch(&self) -> Rc<RefCell<Switch>> {
+        Rc::clone(&self.switch)
+    }
+
     /// Serves the guest until its end of the link closes. Needs a [`LocalSet`](tokio::task::LocalSet) around it. When
     /// the future ends or is dropped, all flows end with it.
     ///
@@ -153,6 +159,7 @@ impl Driver {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
+        switch.wake_waiting();
         let mut bytes = 0;
         for _ in 0..READ_BATCH {
             if bytes >= READ_BATCH_BYTES {
@@ -220,6 +227,15 @@ impl Driver {
                 self.tasks.spawn_local(async move {
                     let mut guard = guard;
                     guard.answer = dns.answer_datagram(&query).await;
+                });
+            }
+            Start::Datagrams(flow, opening) => {
+                let guest = GuestDatagrams::new(switch, flow);
+                self.tasks.spawn_local(async move {
+                    match opening.await {
+                        Ok(opened) => opened.serve(guest).await,
+                        Err(refusal) => guest.refuse(refusal),
+                    }
                 });
             }
             Start::DnsStream(stream) => {

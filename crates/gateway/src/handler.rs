@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use crate::guest_datagrams::GuestDatagrams;
 use crate::stream::GuestStream;
 
 /// A future that never leaves its thread.
@@ -28,6 +29,33 @@ pub struct FlowRequest {
     /// The guest's own port.
     pub source_port: u16,
 }
+
+/// Datagrams the guest begins to send to one address and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatagramRequest {
+    /// What they are.
+    pub kind: DatagramKind,
+    /// As in [`FlowRequest::names`].
+    pub names: Vec<String>,
+    /// As in [`FlowRequest::address`].
+    pub address: IpAddr,
+    /// UDP port there; 0 for [`DatagramKind::Echo`].
+    pub port: u16,
+    /// The guest's own port, or the identifier of its echo requests.
+    pub source_port: u16,
+}
+
+/// Kinds of datagrams that are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DatagramKind {
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6 echo requests and replies.
+    Echo,
+}
+
+/// A decision about datagrams that is under way.
+pub type OpeningDatagrams = LocalBoxFuture<'static, Result<Box<dyn OpenedDatagrams>, FlowRefusal>>;
 
 /// Why a connection is not made; the guest sees the difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +85,13 @@ pub trait FlowHandler {
         self: Rc<Self>,
         request: FlowRequest,
     ) -> LocalBoxFuture<'static, Result<Box<dyn OpenedFlow>, FlowRefusal>>;
+
+    /// Decides about datagrams to one address and port; the first ones wait meanwhile. `None` means that none are
+    /// carried: the guest is refused by ICMP and the gateway reports it.
+    fn open_datagrams(self: Rc<Self>, request: DatagramRequest) -> Option<OpeningDatagrams> {
+        let _carries_none = request;
+        None
+    }
 
     /// Whether `address` may be told to the guest as an answer for `name` (rebinding filter). `address` is canonical:
     /// an IPv4-mapped one comes as IPv4.
@@ -90,6 +125,12 @@ pub enum NameTreatment {
 pub trait OpenedFlow {
     /// Carries the flow to its end. Dropping the stream before its shutdown resets the guest's connection.
     fn serve(self: Box<Self>, guest: GuestStream) -> LocalBoxFuture<'static, ()>;
+}
+
+/// Datagrams whose far end is there.
+pub trait OpenedDatagrams {
+    /// Carries them until there are no more; see [`relay_datagrams`](crate::relay_datagrams).
+    fn serve(self: Box<Self>, guest: GuestDatagrams) -> LocalBoxFuture<'static, ()>;
 }
 
 /// Something the guest sent that the gateway itself does not carry.

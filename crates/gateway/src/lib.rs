@@ -10,11 +10,14 @@
 
 mod checksum;
 mod config;
+mod datagram_flow;
 mod device;
 mod dns;
 mod flow;
 mod fuzz;
+mod fuzz_frames;
 mod gateway;
+mod guest_datagrams;
 mod half_open;
 mod handler;
 mod link;
@@ -29,19 +32,23 @@ mod timers;
 mod virtio_header;
 
 pub use config::{
-    BACKLOG_BUDGET, DEFAULT_MTU, FLOW_BUFFER, FLOW_BURST, FLOW_FLOOR, GatewayConfig, KEEP_ALIVE,
-    LINGER, LinkAddresses, MAX_DNS_CONNECTIONS, MAX_DNS_QUERIES, MAX_FLOWS, MAX_HALF_OPEN,
-    MAX_OVERRIDDEN_NAMES, MAX_POOLED, MAX_QUEUED_FRAMES, READ_BATCH, READ_BATCH_BYTES,
-    SILENCE_LIMIT, SILENT_REFUSAL, SYNTHETIC_NETWORK,
+    BACKLOG_BUDGET, DATAGRAM_BUDGET, DATAGRAM_IDLE, DATAGRAM_OPENS, DATAGRAM_UNANSWERED,
+    DEFAULT_MTU, FLOW_BUFFER, FLOW_BURST, FLOW_FLOOR, GatewayConfig, KEEP_ALIVE, LINGER,
+    LinkAddresses, MAX_DATAGRAM_FLOWS, MAX_DNS_CONNECTIONS, MAX_DNS_QUERIES,
+    MAX_FLOW_DATAGRAM_BYTES, MAX_FLOW_DATAGRAMS, MAX_FLOWS, MAX_HALF_OPEN, MAX_OVERRIDDEN_NAMES,
+    MAX_POOLED, MAX_QUEUED_FRAMES, READ_BATCH, READ_BATCH_BYTES, SILENCE_LIMIT, SILENT_REFUSAL,
+    SYNTHETIC_NETWORK,
 };
 pub use dns::fuzz::{fuzz_dns_query, fuzz_dns_reply};
 pub use dns::host_resolver::{HostResolver, SearchRule};
 pub use dns::resolver::{Answer, DnsFailure, Family, MAX_ANSWER_ADDRESSES, Question, Resolver};
 pub use fuzz::fuzz_frame;
+pub use fuzz_frames::fuzz_frames;
 pub use gateway::{Gateway, GatewayError};
+pub use guest_datagrams::{GuestDatagrams, relay_datagrams};
 pub use handler::{
-    Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest, LocalBoxFuture, NameTreatment,
-    OpenedFlow, Transport,
+    DatagramKind, DatagramRequest, Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest,
+    LocalBoxFuture, NameTreatment, OpenedDatagrams, OpenedFlow, OpeningDatagrams, Transport,
 };
 pub use link::LinkCounters;
 pub use relay::{RelayEnd, Relayed, relay};

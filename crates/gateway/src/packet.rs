@@ -15,8 +15,9 @@ use smoltcp::wire::{
 };
 
 use crate::config::LinkAddresses;
+use crate::datagram_flow::DatagramKey;
 use crate::flow::{FlowKey, Syn};
-use crate::handler::{DenyReason, Transport};
+use crate::handler::{DatagramKind, DenyReason, Transport};
 
 /// One frame, sorted.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) enum Inbound<'a> {
     Tcp(TcpSegment<'a>),
     /// A UDP datagram to our DNS server.
     Dns(DnsDatagram<'a>),
+    /// A UDP datagram or an echo request to somewhere outside.
+    Datagram(Datagram<'a>),
     /// Something that is not carried.
     Refused(Refused<'a>),
     /// Multicast and other things every machine says to itself.
@@ -99,6 +102,16 @@ pub(crate) struct DnsDatagram<'a> {
     pub(crate) query: &'a [u8],
 }
 
+/// A datagram to somewhere outside.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Datagram<'a> {
+    pub(crate) key: DatagramKey,
+    /// The IP packet.
+    pub(crate) packet: &'a [u8],
+    /// UDP payload or ICMP message.
+    pub(crate) payload: &'a [u8],
+}
+
 /// A packet that is not carried.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Refused<'a> {
@@ -118,8 +131,6 @@ const MIN_MSS: usize = 48;
 
 /// DNS.
 const DNS_PORT: u16 = 53;
-/// HTTP/3.
-const QUIC_PORT: u16 = 443;
 
 /// Sorts one Ethernet frame.
 pub(crate) fn classify<'a>(frame: &'a [u8], addresses: &LinkAddresses) -> Inbound<'a> {
@@ -310,21 +321,47 @@ impl<'a> Packet<'a> {
                 query: udp.payload(),
             });
         }
-        let reason = match port {
-            _ if self.gateway => DenyReason::GatewayPort,
-            DNS_PORT => DenyReason::OtherDnsServer,
-            QUIC_PORT => DenyReason::Quic,
-            _ => DenyReason::Udp,
-        };
-        self.refuse(Some(port), reason)
+        if self.gateway {
+            return self.refuse(Some(port), DenyReason::GatewayPort);
+        }
+        if port == DNS_PORT {
+            return self.refuse(Some(port), DenyReason::OtherDnsServer);
+        }
+        if port == 0 || udp.src_port() == 0 {
+            return Inbound::Malformed;
+        }
+        self.datagram(DatagramKind::Udp, udp.src_port(), port, udp.payload())
+    }
+
+    fn datagram(
+        self,
+        kind: DatagramKind,
+        guest_port: u16,
+        port: u16,
+        payload: &'a [u8],
+    ) -> Inbound<'a> {
+        let remote = SocketAddr::new(self.destination, port);
+        Inbound::Datagram(Datagram {
+            key: DatagramKey {
+                kind,
+                ends: FlowKey { guest_port, remote },
+            },
+            packet: self.bytes,
+            payload,
+        })
     }
 
     fn icmp(self) -> Inbound<'a> {
         if self.is_echo() {
+            let message = self.payload();
+            let &[_, 0, _, _, high, low, _, _, ..] = message else {
+                return Inbound::Malformed;
+            };
             return if self.gateway {
                 Inbound::Echo(self.bytes)
             } else {
-                self.refuse(None, DenyReason::Icmp)
+                let identifier = u16::from_be_bytes([high, low]);
+                self.datagram(DatagramKind::Echo, identifier, 0, message)
             };
         }
         if self.is_neighbour_talk() || self.gateway || self.is_icmp_error() {

@@ -10,7 +10,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::AsyncWrite as _;
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncWrite as _, Interest};
 use tokio::net::TcpStream;
 
 use crate::stream::GuestStream;
@@ -112,7 +113,7 @@ impl Relay {
             let upstream = &self.upstream;
             let mut ended = false;
             let written = self.guest.poll_write_with(cx, PIECE, |room| {
-                let read = upstream.try_read(room)?;
+                let read = read_some(upstream, room)?;
                 ended = read == 0;
                 Ok(read)
             });
@@ -129,6 +130,24 @@ impl Relay {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+/// Reads once. When there was less than room, nothing is left for now, and tokio is told so: without, it would ask again.
+fn read_some(stream: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    let mut found = None;
+    let told = stream.try_io(Interest::READABLE, || {
+        let (read, _) = rustix::net::recv(stream, &mut *room, RecvFlags::DONTWAIT)?;
+        found = Some(read);
+        if 0 < read && read < room.len() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    });
+    match (found, told) {
+        (Some(read), _) => Ok(read),
+        (None, Err(error)) => Err(error),
+        (None, Ok(())) => Err(io::ErrorKind::WouldBlock.into()),
     }
 }
 

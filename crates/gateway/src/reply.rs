@@ -9,6 +9,8 @@ use smoltcp::wire::{
     TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr,
 };
 
+use crate::datagram_flow::DatagramKey;
+use crate::handler::DatagramKind;
 use crate::packet::TcpSegment;
 
 /// Why a packet goes nowhere.
@@ -229,6 +231,35 @@ pub(crate) fn datagram(
             |bytes| bytes.copy_from_slice(payload),
             &ChecksumCapabilities::default(),
         );
+    }))
+}
+
+/// What the guest sent of a flow, as far as an ICMP error has to quote it.
+pub(crate) fn sent_datagram(key: &DatagramKey, guest: IpAddr) -> Option<Vec<u8>> {
+    let (from, to) = (
+        IpAddress::from(guest),
+        IpAddress::from(key.ends.remote.ip()),
+    );
+    if from.version() != to.version() {
+        return None;
+    }
+    let (protocol, head) = match (key.kind, guest) {
+        (DatagramKind::Udp, _) => (
+            IpProtocol::Udp,
+            [key.ends.guest_port, key.ends.remote.port(), 8, 0],
+        ),
+        (DatagramKind::Echo, IpAddr::V4(_)) => {
+            (IpProtocol::Icmp, [0x0800, 0, key.ends.guest_port, 0])
+        }
+        (DatagramKind::Echo, IpAddr::V6(_)) => {
+            (IpProtocol::Icmpv6, [0x8000, 0, key.ends.guest_port, 0])
+        }
+    };
+    let ip = IpRepr::new(from, to, protocol, 8, HOP_LIMIT);
+    Some(build(&ip, |room| {
+        for (place, word) in room.chunks_exact_mut(2).zip(head) {
+            place.copy_from_slice(&word.to_be_bytes());
+        }
     }))
 }
 

@@ -8,17 +8,23 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::task::Waker;
 
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetProtocol;
 use tokio::task::AbortHandle;
 
-use crate::config::{FLOW_BURST, GatewayConfig, MAX_DNS_CONNECTIONS, MAX_DNS_QUERIES, MAX_FLOWS};
+use crate::config::{
+    DATAGRAM_OPENS, FLOW_BURST, GatewayConfig, MAX_DNS_CONNECTIONS, MAX_DNS_QUERIES, MAX_FLOWS,
+};
+use crate::datagram_flow::{DatagramFlow, DatagramTable};
 use crate::device::Transmitter;
 use crate::dns::server::DnsServer;
 use crate::flow::{Flow, FlowKey, Next, Segment, Shared, Syn};
 use crate::half_open::{HalfOpenTable, Ticket};
-use crate::handler::{Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest, Transport};
+use crate::handler::{
+    Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest, OpeningDatagrams, Transport,
+};
 use crate::link::{ETHERNET_HEADER_LEN, Link, MAX_MESSAGE};
 use crate::neighbour::{answer_arp, answer_discovery};
 use crate::packet::{
@@ -30,8 +36,9 @@ use crate::stream::GuestStream;
 use crate::timers::Timers;
 use crate::virtio_header::VNET_HEADER_LEN;
 
+mod datagrams;
+
 /// Something for the driver to run as a task.
-#[derive(Debug)]
 pub(crate) enum Start {
     /// Ask the handler for a connection.
     Open(Ticket, FlowRequest),
@@ -41,6 +48,8 @@ pub(crate) enum Start {
         guest_port: u16,
         query: Vec<u8>,
     },
+    /// Wait for the handler's decision about datagrams.
+    Datagrams(Rc<DatagramFlow>, OpeningDatagrams),
     /// Serve DNS over TCP.
     DnsStream(GuestStream),
 }
@@ -53,6 +62,9 @@ pub(crate) struct Switch {
     flows: HashMap<FlowKey, Rc<Flow>>,
     half_open: HalfOpenTable,
     timers: Timers,
+    datagrams: DatagramTable,
+    datagram_opens: RateLimit,
+    waiting_for_link: Vec<Waker>,
     handler: Rc<dyn FlowHandler>,
     dns: Rc<DnsServer>,
     dns_queries: usize,
@@ -79,6 +91,9 @@ impl Switch {
             flows: HashMap::new(),
             half_open: HalfOpenTable::default(),
             timers: Timers::default(),
+            datagrams: DatagramTable::default(),
+            datagram_opens: RateLimit::new(DATAGRAM_OPENS.0, DATAGRAM_OPENS.1, now),
+            waiting_for_link: Vec::new(),
             handler,
             dns,
             dns_queries: 0,
@@ -133,6 +148,7 @@ impl Switch {
                     self.send_packet(reply::echo_reply(bytes));
                 }
             }
+            Inbound::Datagram(datagram) => self.datagram(&datagram),
             Inbound::Refused(refused) => self.refuse_packet(&refused),
             Inbound::Noise | Inbound::Malformed => {}
         }
@@ -315,10 +331,7 @@ impl Switch {
 
     fn send_answer(&mut self, server: IpAddr, guest_port: u16, answer: Option<Vec<u8>>) {
         let Some(answer) = answer else { return };
-        let guest = match server {
-            IpAddr::V4(_) => IpAddr::V4(self.config.addresses.guest_v4),
-            IpAddr::V6(_) => IpAddr::V6(self.config.addresses.guest_v6),
-        };
+        let guest = self.guest_address(server);
         let packet = reply::datagram((server, DNS_PORT), (guest, guest_port), &answer);
         self.send_packet(packet);
     }

@@ -2,12 +2,17 @@
 //! pair, which finishes checksums and segments as a kernel would and verifies everything.
 
 mod connections;
+mod datagrams;
 pub(crate) mod guest;
+mod guest_options;
 mod handlers;
 mod hostile;
 mod names;
+mod offload;
 pub(crate) mod refusals;
+mod replay;
 mod transfers;
+mod weather;
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -25,6 +25,9 @@ pub(crate) struct TcpOffload {
     pub(crate) ipv6: bool,
 }
 
+/// Offset of the checksum in a UDP header (RFC 768).
+const UDP_CHECKSUM_OFFSET: u16 = 6;
+
 /// Offset of the checksum in a TCP header (RFC 9293 §3.1).
 const TCP_CHECKSUM_OFFSET: u16 = 16;
 
@@ -32,6 +35,14 @@ const TCP_CHECKSUM_OFFSET: u16 = 16;
 pub(crate) fn emit_plain(header: &mut [u8; VNET_HEADER_LEN]) {
     *header = [0; VNET_HEADER_LEN];
     header[10] = 1; // one descriptor chain, as VERSION_1 without MRG_RXBUF demands
+}
+
+/// Writes the header of a UDP frame whose checksum field holds the pseudo-header sum.
+pub(crate) fn emit_udp(header: &mut [u8; VNET_HEADER_LEN], transport_offset: u16) {
+    emit_plain(header);
+    header[0] = FLAG_NEEDS_CSUM;
+    header[6..8].copy_from_slice(&transport_offset.to_le_bytes());
+    header[8..10].copy_from_slice(&UDP_CHECKSUM_OFFSET.to_le_bytes());
 }
 
 /// Writes the header of a TCP frame whose checksum field holds the pseudo-header sum.

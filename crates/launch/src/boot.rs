@@ -12,6 +12,7 @@ use agent_vm_state::SessionDirectory;
 use agent_vm_vmm::{GuestOwner, SpawnError, VmSpec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Resource;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
@@ -139,6 +140,16 @@ pub(crate) async fn follow_console(console: Console, pipe: OwnedFd, observer: &d
     }
 }
 
+/// Every flow of the guest holds a descriptor; the soft limit is 1 024 in most sessions, for the sake of `select`, which
+/// nothing here uses.
+fn allow_many_flows() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays: there can be fewer connections");
+    }
+}
+
 /// The gateway of a launch.
 pub(crate) fn gateway_config(request: &LaunchRequest, egress: &Egress) -> GatewayConfig {
     GatewayConfig {
@@ -162,6 +173,7 @@ pub(crate) fn serve_network(
     link: OwnedFd,
     (egress, resolver): (Egress, HostResolver),
 ) -> Result<(), GatewayError> {
+    allow_many_flows();
     let gateway = Gateway::new(
         config,
         link,

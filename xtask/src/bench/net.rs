@@ -20,6 +20,7 @@ use super::measure::median;
 use crate::{build, setup};
 
 mod case;
+pub(super) mod soak;
 mod stack;
 mod world;
 
@@ -73,17 +74,7 @@ type Figures = BTreeMap<(Case, u32, &'static str), BTreeMap<Kind, Vec<Option<f64
 /// When a stack does not start or ours does not do its part.
 pub(super) fn run(arguments: &NetArguments) -> Result<Vec<Value>> {
     setup::install_missing(NEEDED)?;
-    ensure!(
-        setup::is_root(),
-        "network namespaces and TAP devices need root"
-    );
-    let programs = Programs {
-        gateway: build::example("agent-vm-gateway", "bare_gateway")?,
-        other: arguments.other.clone(),
-        load: build::example("agent-vm-gateway", "net_load")?,
-        pump: build::example("agent-vm-gateway", "net_pump")?,
-    };
-    let world = World::make(programs)?;
+    let world = World::make(programs(arguments.other.clone())?)?;
     let cases = chosen(&arguments.cases, Case::ALL);
     let mut kinds = chosen(&arguments.stacks, Kind::ALL);
     kinds.retain(|kind| *kind != Kind::Other || arguments.other.is_some());
@@ -109,6 +100,20 @@ pub(super) fn run(arguments: &NetArguments) -> Result<Vec<Value>> {
         .iter()
         .flat_map(|(what, by_stack)| lines(*what, by_stack))
         .collect())
+}
+
+/// What stacks and loads are made of.
+fn programs(other: Option<PathBuf>) -> Result<Programs> {
+    ensure!(
+        setup::is_root(),
+        "network namespaces and TAP devices need root"
+    );
+    Ok(Programs {
+        gateway: build::example("agent-vm-gateway", "bare_gateway")?,
+        other,
+        load: build::example("agent-vm-gateway", "net_load")?,
+        pump: build::example("agent-vm-gateway", "net_pump")?,
+    })
 }
 
 /// Every case with every stack, in turn.

@@ -98,9 +98,46 @@ impl Shared {
         true
     }
 
+    /// Takes a reservation back to what every flow may have.
+    pub(super) fn settle(&self, reservation: &mut usize) {
+        self.release(*reservation);
+        *reservation = FLOW_FLOOR;
+    }
+
     /// Gives a reservation back.
     pub(super) fn release(&self, reservation: usize) {
         self.backlog
             .set(self.backlog.get() - (reservation - FLOW_FLOOR));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_kept_and_comes_back() {
+        let shared = Shared::new(1_500);
+        let mut reservations = Vec::new();
+        loop {
+            let mut one = FLOW_FLOOR;
+            if !shared.reserve(&mut one, FLOW_BUFFER) {
+                break;
+            }
+            reservations.push(one);
+        }
+        assert_eq!(
+            reservations.len(),
+            BACKLOG_BUDGET / (FLOW_BUFFER - FLOW_FLOOR)
+        );
+        let mut late = FLOW_FLOOR;
+        assert!(!shared.reserve(&mut late, FLOW_BUFFER));
+        assert!(
+            shared.reserve(&mut late, FLOW_FLOOR),
+            "the floor is always there"
+        );
+        shared.settle(&mut reservations[0]);
+        assert!(shared.reserve(&mut late, FLOW_BUFFER));
+        assert!(!shared.reserve(&mut reservations[0], FLOW_BUFFER));
     }
 }

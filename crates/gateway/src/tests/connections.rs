@@ -8,10 +8,11 @@ use tokio::time::{Instant, sleep};
 
 use super::guest::GuestOptions;
 use super::handlers::{
-    DENIED, DROPS, ECHO, GREETS, PANICS, REFUSED, SHUTS_FIRST, SINK, SLOW_DIAL, STUCK, TIMED_OUT,
-    UNREACHABLE,
+    DENIED, DROPS, ECHO, GREETS, HOPEFUL, PANICS, REFUSED, SHUTS_FIRST, SINK, SLOW_DIAL, STUCK,
+    TIMED_OUT, UNREACHABLE, pattern,
 };
 use super::with_guest;
+use crate::config::{BACKLOG_BUDGET, FLOW_BUFFER, FLOW_FLOOR};
 
 pub(super) const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 pub(super) const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
@@ -225,6 +226,30 @@ async fn a_thousand_connections_at_once_keep_their_bytes_apart() {
         for connection in &connections {
             assert_eq!(connection.receive_all().await.unwrap(), b"");
         }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_take_nothing_from_the_memory_of_busy_ones() {
+    let options = GuestOptions {
+        buffer: 2_048,
+        ..GuestOptions::default()
+    };
+    with_guest(options, async |guest, _handler| {
+        // More than the budget has room for, were each to keep what it hoped for.
+        let count = BACKLOG_BUDGET / (FLOW_BUFFER - FLOW_FLOOR) + 8;
+        let mut idle = Vec::new();
+        for _ in 0..count {
+            let connection = guest.connect([192, 0, 2, 7], HOPEFUL).await.unwrap();
+            assert_eq!(connection.receive(1).await.unwrap(), [1]);
+            idle.push(connection);
+        }
+        let busy = guest.connect([192, 0, 2, 7], SINK).await.unwrap();
+        assert!(busy.send(&pattern(0, 300_000)).await);
+        busy.close();
+        let right = busy.receive_all().await.unwrap();
+        assert_eq!(right, 300_000_u64.to_be_bytes());
     })
     .await;
 }

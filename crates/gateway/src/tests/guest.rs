@@ -1,10 +1,11 @@
 //! The simulated guest.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -14,28 +15,11 @@ use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, HardwareA
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+pub(crate) use super::guest_options::GuestOptions;
+use super::offload::{finish_checksum, segments};
 use crate::config::LinkAddresses;
 use crate::link::{IP_OFFSET, RECEIVE_BUFFER};
 use crate::virtio_header::VNET_HEADER_LEN;
-
-#[derive(Debug, Clone)]
-pub(crate) struct GuestOptions {
-    pub(crate) mtu: usize,
-    /// Of 1 000 frames in each direction, so many are lost.
-    pub(crate) loss_per_mille: u32,
-    /// Buffers of each socket.
-    pub(crate) buffer: usize,
-}
-
-impl Default for GuestOptions {
-    fn default() -> Self {
-        Self {
-            mtu: 65_520,
-            loss_per_mille: 0,
-            buffer: 256 * 1024,
-        }
-    }
-}
 
 pub(crate) struct Guest {
     machine: RefCell<Machine>,
@@ -58,8 +42,11 @@ struct Machine {
 pub(crate) struct Wire {
     arrived: VecDeque<Vec<u8>>,
     leaving: VecDeque<Vec<u8>>,
-    mtu: usize,
-    loss: u32,
+    /// On their way in each direction, by when they are there.
+    inbound: BTreeMap<(Instant, u64), Vec<u8>>,
+    outbound: BTreeMap<(Instant, u64), Vec<u8>>,
+    serial: u64,
+    options: GuestOptions,
     random: u64,
     /// Frames that do not concern smoltcp are kept for the test.
     pub(crate) kept: Vec<Vec<u8>>,
@@ -74,8 +61,10 @@ impl Guest {
         let mut wire = Wire {
             arrived: VecDeque::new(),
             leaving: VecDeque::new(),
-            mtu: options.mtu,
-            loss: options.loss_per_mille,
+            inbound: BTreeMap::new(),
+            outbound: BTreeMap::new(),
+            serial: 0,
+            options: options.clone(),
             random: 0x9e37_79b9_7f4a_7c15,
             kept: Vec::new(),
             largest_offload: 0,
@@ -144,42 +133,53 @@ impl Guest {
     }
 
     /// Reads what has come, lets smoltcp work, and sends what it made.
-    fn turn(&self, buffer: &mut [u8]) -> std::time::Duration {
+    fn turn(&self, buffer: &mut [u8]) -> Duration {
         let mut machine = self.machine.borrow_mut();
         let Machine {
             interface,
             sockets,
             wire,
         } = &mut *machine;
+        let now = self.now();
         for _ in 0..64 {
             match rustix::io::read(self.fd.get_ref(), &mut *buffer) {
-                Ok(len) if len > 0 => wire.arrive(&buffer[..len]),
+                Ok(len) if len > 0 => wire.arrive(&buffer[..len], now),
                 _ => break,
             }
         }
-        let now = self.now();
+        while let Some(frame) = due(&mut wire.inbound, now) {
+            wire.arrived.push_back(frame);
+        }
         if !wire.arrived.is_empty() {
             wire.confirm_gateway();
         }
         interface.poll(now, wire, sockets);
-        while let Some(frame) = wire.leaving.pop_front() {
-            if wire.lost() {
-                continue;
+        while let Some(mut frame) = wire.leaving.pop_front() {
+            if wire.options.urgent && frame[URGENT_AT - 24] == 6 {
+                frame[URGENT_AT] |= 0x20;
+                frame[URGENT_AT + 5..URGENT_AT + 7].copy_from_slice(&[0, 1]);
             }
+            wire.send(Direction::Out, frame, now);
+        }
+        let mut blocked = false;
+        while let Some(frame) = due(&mut wire.outbound, now) {
             if rustix::io::write(self.fd.get_ref(), &frame).is_err() {
-                wire.leaving.push_front(frame);
+                wire.outbound.insert((Instant::ZERO, 0), frame);
+                blocked = true;
                 break;
             }
         }
-        let blocked = !wire.leaving.is_empty();
-        let delay = interface
-            .poll_delay(now, sockets)
-            .map_or(std::time::Duration::from_secs(5), std::time::Duration::from);
         if blocked {
-            std::time::Duration::from_millis(1)
-        } else {
-            delay
+            return Duration::from_millis(1);
         }
+        let first = |frames: &BTreeMap<(Instant, u64), Vec<u8>>| {
+            let ((at, _), _) = frames.first_key_value()?;
+            Some(Duration::from(*at - now))
+        };
+        let timer = interface.poll_delay(now, sockets).map(Duration::from);
+        let waits = [timer, first(&wire.inbound), first(&wire.outbound)];
+        let soonest = waits.into_iter().flatten().min();
+        soonest.unwrap_or(Duration::from_secs(5))
     }
 
     fn now(&self) -> Instant {
@@ -247,13 +247,48 @@ impl Guest {
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Direction {
+    In,
+    Out,
+}
+
+/// The next frame that is there by now.
+fn due(way: &mut BTreeMap<(Instant, u64), Vec<u8>>, now: Instant) -> Option<Vec<u8>> {
+    let first = way.first_entry()?;
+    (first.key().0 <= now).then(|| first.remove())
+}
+
+/// Where the flags of an IPv4 guest's segment are in a message.
+const URGENT_AT: usize = IP_OFFSET + 20 + 13;
+
 impl Wire {
-    fn lost(&mut self) -> bool {
+    fn happens(&mut self, per_mille: u32) -> bool {
         // xorshift64: any fixed sequence will do.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        self.random % 1_000 < u64::from(self.loss)
+        self.random % 1_000 < u64::from(per_mille)
+    }
+
+    /// Puts a frame on its way, where it may be lost, doubled or overtaken.
+    fn send(&mut self, direction: Direction, frame: Vec<u8>, now: Instant) {
+        if self.happens(self.options.loss_per_mille) {
+            return;
+        }
+        let mut at = now + self.options.delay.into();
+        if self.happens(self.options.late_per_mille) {
+            at += (self.options.delay / 2).into();
+        }
+        let copies = 1 + u64::from(self.happens(self.options.twice_per_mille));
+        let way = match direction {
+            Direction::In => &mut self.inbound,
+            Direction::Out => &mut self.outbound,
+        };
+        for _ in 0..copies {
+            self.serial += 1;
+            way.insert((at, self.serial), frame.clone());
+        }
     }
 
     /// A kernel keeps a neighbour it hears from and queues packets while it looks one up; smoltcp does neither.
@@ -273,10 +308,7 @@ impl Wire {
     }
 
     /// Finishes a message as a driver would: checksum and segmentation.
-    fn arrive(&mut self, message: &[u8]) {
-        if self.lost() {
-            return;
-        }
+    fn arrive(&mut self, message: &[u8], now: Instant) {
         let (header, frame) = message.split_at(VNET_HEADER_LEN);
         let mut frame = frame.to_vec();
         let half = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
@@ -289,76 +321,17 @@ impl Wire {
             self.kept.remove(0);
         }
         if header[1] == 0 {
-            assert!(frame.len() <= self.mtu + 14, "fits the card");
-            self.arrived.push_back(frame);
+            let mtu = self.options.mtu;
+            assert!(frame.len() <= mtu + 14, "fits the card");
+            self.send(Direction::In, frame, now);
             return;
         }
         assert_eq!(header[0], 1, "offload needs the checksum left open");
         self.largest_offload = self.largest_offload.max(frame.len());
         for segment in segments(&frame, half(2), half(4), half(6)) {
-            self.arrived.push_back(segment);
+            self.send(Direction::In, segment, now);
         }
     }
-}
-
-/// Adds the sum of everything from `start` to the pseudo-header sum in place.
-fn finish_checksum(frame: &mut [u8], start: usize, offset: usize) {
-    let mut sum: u32 = frame[start..]
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let sum = !(sum as u16);
-    frame[start + offset..start + offset + 2].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// Cuts a TCP frame into segments of `size` bytes.
-fn segments(frame: &[u8], header_len: usize, size: usize, tcp_at: usize) -> Vec<Vec<u8>> {
-    let (headers, payload) = frame.split_at(header_len);
-    let sequence = u32::from_be_bytes(headers[tcp_at + 4..tcp_at + 8].try_into().unwrap());
-    let v6 = headers[14] >> 4 == 6;
-    let source = if v6 {
-        headers[22..54].to_vec()
-    } else {
-        headers[26..34].to_vec()
-    };
-    let pieces: Vec<&[u8]> = payload.chunks(size).collect();
-    let last = pieces.len() - 1;
-    let mut out = Vec::new();
-    for (number, piece) in pieces.into_iter().enumerate() {
-        let mut segment = headers.to_vec();
-        segment.extend_from_slice(piece);
-        let at = sequence.wrapping_add((number * size) as u32);
-        segment[tcp_at + 4..tcp_at + 8].copy_from_slice(&at.to_be_bytes());
-        if number != last {
-            segment[tcp_at + 13] &= !0x09; // FIN and PSH belong to the last
-        }
-        let tcp_len = segment.len() - tcp_at;
-        let mut sum: u32 = source
-            .chunks(2)
-            .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
-            .sum();
-        sum += 6 + tcp_len as u32;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        segment[tcp_at + 16..tcp_at + 18].copy_from_slice(&(sum as u16).to_be_bytes());
-        finish_checksum(&mut segment, tcp_at, 16);
-        if v6 {
-            segment[18..20].copy_from_slice(&(tcp_len as u16).to_be_bytes());
-        } else {
-            let total = (segment.len() - 14) as u16;
-            segment[16..18].copy_from_slice(&total.to_be_bytes());
-            segment[24..26].fill(0);
-            let mut header = segment[14..34].to_vec();
-            finish_checksum(&mut header, 0, 10);
-            segment[14..34].copy_from_slice(&header);
-        }
-        out.push(segment);
-    }
-    out
 }
 
 pub(crate) struct Received(Vec<u8>);
@@ -395,7 +368,7 @@ impl Device for Wire {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.mtu + IP_OFFSET - VNET_HEADER_LEN;
+        capabilities.max_transmission_unit = self.options.mtu + IP_OFFSET - VNET_HEADER_LEN;
         capabilities
     }
 }

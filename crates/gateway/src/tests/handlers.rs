@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    Answer, Denied, DnsFailure, FlowHandler, FlowRefusal, FlowRequest, GuestStream, LocalBoxFuture,
-    NameTreatment, OpenedFlow, Question, Resolver,
+    Answer, DatagramKind, DatagramRequest, Denied, DnsFailure, FlowHandler, FlowRefusal,
+    FlowRequest, GuestDatagrams, GuestStream, LocalBoxFuture, NameTreatment, OpenedDatagrams,
+    OpenedFlow, OpeningDatagrams, Question, Relayed, Resolver, relay_datagrams,
 };
 
 pub(crate) const ECHO: u16 = 7;
@@ -33,6 +34,10 @@ pub(crate) const DROPS: u16 = 204;
 pub(crate) const GREETS: u16 = 205;
 /// As [`SINK`], a little at a time with pauses.
 pub(crate) const SLOW_SINK: u16 = 206;
+/// Says one byte, and that there may be much more; then reads to the end.
+pub(crate) const HOPEFUL: u16 = 209;
+/// Datagrams go to a socket of the host.
+pub(crate) const FAR: u16 = 208;
 /// Never reads, never writes, never ends.
 pub(crate) const STUCK: u16 = 207;
 
@@ -56,6 +61,9 @@ pub(crate) struct TestHandler {
     /// Names whose treatment was asked for.
     pub(crate) judged: RefCell<Vec<String>>,
     pub(crate) asked: RefCell<Vec<String>>,
+    pub(crate) datagrams: RefCell<Vec<DatagramRequest>>,
+    /// Where datagrams to [`FAR`] go.
+    pub(crate) far: std::cell::Cell<Option<SocketAddr>>,
     /// What services saw, in words.
     pub(crate) record: Rc<RefCell<Vec<String>>>,
 }
@@ -85,6 +93,41 @@ impl FlowHandler for TestHandler {
         })
     }
 
+    fn open_datagrams(self: Rc<Self>, request: DatagramRequest) -> Option<OpeningDatagrams> {
+        let port = request.port;
+        let kind = request.kind;
+        let carried = match kind {
+            DatagramKind::Udp => {
+                [ECHO, FAR, REFUSED, UNREACHABLE, TIMED_OUT, PANICS].contains(&port)
+            }
+            DatagramKind::Echo => request.names == ["pinged.test"],
+        };
+        if !carried {
+            return None;
+        }
+        self.datagrams.borrow_mut().push(request);
+        Some(Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            match port {
+                REFUSED => return Err(FlowRefusal::Refused),
+                UNREACHABLE => return Err(FlowRefusal::Unreachable),
+                TIMED_OUT => return Err(FlowRefusal::TimedOut),
+                PANICS => panic!("on purpose"),
+                _ => {}
+            }
+            let far = match self.far.get().filter(|_| port == FAR) {
+                Some(far) => {
+                    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                    socket.connect(far).await.unwrap();
+                    Some(socket)
+                }
+                None => None,
+            };
+            let record = Rc::clone(&self.record);
+            Ok(Box::new(Datagrams { far, record }) as Box<dyn OpenedDatagrams>)
+        }))
+    }
+
     fn address_allowed(&self, _name: &str, address: IpAddr) -> bool {
         !address.is_loopback()
     }
@@ -109,6 +152,41 @@ impl Resolver for TestHandler {
         let known = addresses.map(|addresses| Answer::of_addresses(question, addresses, ttl));
         let known = known.or_else(|| self.answers.borrow().get(&name).cloned());
         Box::pin(async move { Ok(known.unwrap_or_else(Answer::no_such_name)) })
+    }
+}
+
+/// Sends back what comes, or carries it to a socket.
+struct Datagrams {
+    far: Option<tokio::net::UdpSocket>,
+    record: Rc<RefCell<Vec<String>>>,
+}
+
+impl OpenedDatagrams for Datagrams {
+    fn serve(self: Box<Self>, mut guest: GuestDatagrams) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move {
+            if let Some(far) = self.far {
+                let relayed = Relayed::default();
+                relay_datagrams(guest, far, &relayed).await;
+                let said = format!("{} up, {} down", relayed.up.get(), relayed.down.get());
+                self.record.borrow_mut().push(said);
+                return;
+            }
+            loop {
+                let mut message = std::future::poll_fn(|cx| guest.poll_receive(cx)).await;
+                if guest.kind() == DatagramKind::Echo {
+                    message[0] = if message[0] == 8 { 0 } else { 129 };
+                    message[4..6].copy_from_slice(&[0xab, 0xcd]);
+                }
+                std::future::poll_fn(|cx| {
+                    guest.poll_send_with(cx, |room| {
+                        room[..message.len()].copy_from_slice(&message);
+                        Ok(message.len())
+                    })
+                })
+                .await
+                .unwrap();
+            }
+        })
     }
 }
 
@@ -170,6 +248,14 @@ async fn serve(
             let mut rest = String::new();
             guest.read_to_string(&mut rest).await?;
             record.borrow_mut().push(rest);
+        }
+        HOPEFUL => {
+            let one = |room: &mut [u8]| {
+                room[0] = 1;
+                Ok(1)
+            };
+            std::future::poll_fn(|cx| guest.poll_write_with(cx, 1 << 20, one)).await?;
+            guest.read_to_end(&mut Vec::new()).await?;
         }
         DROPS => {
             guest.read_u8().await?;

@@ -44,6 +44,14 @@ async fn ask_bytes(guest: &Guest, server: IpAddr, question: &[u8]) -> Message {
         .await
 }
 
+/// Has the gateway remember the name with the addresses the test's table gives it.
+pub(crate) async fn learn(guest: &Guest, name: &str) {
+    let [server, _] = gateway();
+    for kind in [RecordType::A, RecordType::AAAA] {
+        ask(guest, server, name, kind).await;
+    }
+}
+
 fn addresses(message: &Message) -> Vec<IpAddr> {
     let of = |data: &RData| match data {
         RData::A(a) => IpAddr::V4(a.0),

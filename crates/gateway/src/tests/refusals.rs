@@ -51,7 +51,7 @@ pub(crate) fn udp(destination: IpAddress, port: u16, payload: &[u8]) -> Vec<u8> 
 }
 
 /// ICMP or ICMPv6 port unreachable.
-fn is_port_unreachable(frame: &[u8]) -> bool {
+pub(crate) fn is_port_unreachable(frame: &[u8]) -> bool {
     match frame[12] {
         8 => frame[23] == 1 && frame[34..36] == [3, 3],
         _ => frame[20] == 58 && frame[54..56] == [1, 4],
@@ -59,12 +59,12 @@ fn is_port_unreachable(frame: &[u8]) -> bool {
 }
 
 /// Takes a frame out of what was kept.
-fn take(wire: &mut Wire, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+pub(crate) fn take(wire: &mut Wire, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     let found = wire.kept.iter().position(|frame| wanted(frame))?;
     Some(wire.kept.remove(found))
 }
 
-fn public() -> [IpAddress; 2] {
+pub(crate) fn public() -> [IpAddress; 2] {
     [
         IpAddress::v4(192, 0, 2, 9),
         IpAddress::v6(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9),

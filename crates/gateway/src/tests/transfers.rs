@@ -11,7 +11,7 @@ use super::with_guest;
 
 const MIB: usize = 1 << 20;
 
-async fn download(connection: &Connection, len: usize, pause: Option<Duration>) {
+pub(super) async fn download(connection: &Connection, len: usize, pause: Option<Duration>) {
     assert!(connection.send(&(len as u32).to_be_bytes()).await);
     let mut at = 0;
     while at < len {
@@ -27,7 +27,7 @@ async fn download(connection: &Connection, len: usize, pause: Option<Duration>) 
     connection.close();
 }
 
-async fn upload(connection: &Connection, len: usize) {
+pub(super) async fn upload(connection: &Connection, len: usize) {
     let mut at = 0;
     while at < len {
         let part = pattern(at, (len - at).min(100_000));
@@ -147,6 +147,19 @@ async fn lost_frames_are_sent_again_both_ways() {
         let down = guest.connect(V4, SOURCE).await.unwrap();
         let up = guest.connect(V6, SINK).await.unwrap();
         tokio::join!(download(&down, 2 * MIB, None), upload(&up, 2 * MIB));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn urgent_data_is_read_as_any_other() {
+    let options = GuestOptions {
+        urgent: true,
+        ..GuestOptions::default()
+    };
+    with_guest(options, async |guest, _| {
+        let up = guest.connect(V4, SINK).await.unwrap();
+        upload(&up, MIB).await;
     })
     .await;
 }

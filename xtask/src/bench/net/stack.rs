@@ -303,6 +303,12 @@ impl Stack {
         Ok(Some(nanoseconds / 1e9))
     }
 
+    /// Descriptors the stack has open.
+    pub(super) fn descriptors(&self) -> Result<usize> {
+        let process = self.process.as_ref().context("a stack without a process")?;
+        Ok(fs_err::read_dir(format!("/proc/{}/fd", process.id()))?.count())
+    }
+
     /// Memory the stack has in use, in bytes.
     pub(super) fn resident_bytes(&self) -> Result<Option<f64>> {
         let Some(process) = &self.process else {
