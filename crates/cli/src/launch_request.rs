@@ -22,6 +22,7 @@ use crate::command_error::{CommandError, UsageError};
 use crate::env_vars::{self, EnvVars};
 use crate::image_settings::ImageSettings;
 use crate::mounts;
+use crate::publish_settings;
 use crate::settings::Settings;
 use crate::setup_files;
 
@@ -107,6 +108,8 @@ pub(crate) fn build(
     let mounts = mounts::resolve(&options.mount, project.root(), cwd, &host)?;
     let setup = setup_files::read(options, &context.env, &project, cwd, &host)?;
     let upstream_ca_pem = read_certificates(cwd, &options.upstream_ca)?.concat();
+    let configuration = setup_files::user_directory(&context.env, &host.home);
+    let publish = publish_settings::read(&options.publish, &configuration)?;
     let profile = profile(typed);
     let credentials = credentials(profile, &options.secret, &host)?;
     let program = program(typed, profile, &project, &credentials)?;
@@ -139,6 +142,7 @@ pub(crate) fn build(
             policy: PolicyPreset::Public,
             resolve: options.resolve.clone(),
             upstream_ca_pem,
+            publish,
         },
         directories,
         streams: streams(),

@@ -16,6 +16,7 @@ mod launch_request;
 mod mounts;
 mod preflight;
 mod progress;
+mod publish_settings;
 mod report;
 mod settings;
 mod setup_files;

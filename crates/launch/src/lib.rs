@@ -20,6 +20,7 @@ mod network;
 mod phases;
 mod plan;
 mod prepare;
+mod publish;
 mod request;
 mod resolve;
 pub mod session;
@@ -41,6 +42,10 @@ pub use plan::{
     Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram, PlannedSetup,
 };
 pub use prepare::{PrepareError, Prepared};
+pub use publish::{
+    AutoPublish, BindError, MAX_MIRRORED, PublishEvent, PublishProtocol, PublishSettings,
+    PublishedPort,
+};
 pub use request::{
     Diagnostics, ImageSource, LaunchRequest, Machine as MachineSize, Mount, NetworkSettings,
     Origin, PolicyPreset, Program, ResolveOverride, ShareAccess, ShareKind, Streams,

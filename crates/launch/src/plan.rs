@@ -9,6 +9,7 @@ use agent_vm_policy::HostPattern;
 use serde::Serialize;
 
 use crate::base::Bases;
+use crate::publish::PublishSettings;
 use crate::request::{
     LaunchRequest, Machine, Mount, Origin, PolicyPreset, ResolveOverride, ShareKind, Streams,
 };
@@ -97,6 +98,8 @@ pub struct PlannedNetwork {
     pub refused: Vec<HostPattern>,
     /// Whether certificates besides the host's own are accepted for upstream servers.
     pub extra_upstream_ca: bool,
+    /// Ports of the guest that appear on the host.
+    pub publish: PublishSettings,
 }
 
 impl Plan {
@@ -148,6 +151,7 @@ impl Plan {
                 intercepted: intercepted(&request.credentials.credentials),
                 refused: request.credentials.refused_hosts.clone(),
                 extra_upstream_ca: !request.network.upstream_ca_pem.is_empty(),
+                publish: request.network.publish.clone(),
             },
             machine: request.machine.clone(),
             streams: request.streams,

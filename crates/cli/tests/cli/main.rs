@@ -11,6 +11,7 @@ mod explain;
 mod host;
 mod image;
 mod progress;
+mod publish;
 mod pull;
 mod store_faults;
 mod usage;
