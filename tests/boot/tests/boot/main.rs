@@ -16,6 +16,7 @@ mod exit_codes;
 mod explain;
 mod images;
 mod layers;
+mod ports;
 mod shares;
 mod streams;
 mod terminal;
