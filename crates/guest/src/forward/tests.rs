@@ -235,17 +235,15 @@ fn a_slow_server_gets_its_window_and_more_ends_the_stream() {
             sent += 32_768;
         }
         let mut header = [0; 4096];
-        match host.stream.read(&mut header) {
-            Ok(count) => {
-                let mut input = &header[..count];
-                while let Some(reply) = host.decoder.next(&mut input).unwrap() {
-                    match reply {
-                        ForwardReply::Credit { bytes, .. } => granted += u64::from(bytes),
-                        other => panic!("{other:?}"),
-                    }
-                }
-            }
-            Err(_) => break,
+        let Ok(count) = host.stream.read(&mut header) else {
+            break;
+        };
+        let mut input = &header[..count];
+        while let Some(reply) = host.decoder.next(&mut input).unwrap() {
+            let ForwardReply::Credit { bytes, .. } = reply else {
+                panic!("{reply:?}");
+            };
+            granted += u64::from(bytes);
         }
     }
     host.stream

@@ -28,9 +28,6 @@ const GRANT_STEP: u32 = FORWARD_WINDOW / 4;
 /// Datagrams held for one peer at most.
 const MAX_DATAGRAMS: usize = 64;
 
-/// A queue larger than this is given back when it is empty, in bytes.
-const KEPT_QUEUE: usize = 4096;
-
 /// Why the frame stream cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MuxError {
@@ -174,19 +171,21 @@ impl Mux {
                 Ok(count) => count,
                 Err(error) => return error.into(),
             };
-            let mut input = &buffer[..count];
-            loop {
-                match decoder.next(&mut input) {
-                    Ok(None) => break,
-                    Ok(Some(reply)) => {
-                        if let Err(error) = self.receive(reply) {
-                            return error;
-                        }
-                    }
-                    Err(error) => return error.into(),
-                }
+            if let Err(error) = self.receive_all(&mut decoder, &buffer[..count]) {
+                return error;
             }
         }
+    }
+
+    fn receive_all(
+        &self,
+        decoder: &mut Decoder<ForwardReply>,
+        mut input: &[u8],
+    ) -> Result<(), MuxError> {
+        while let Some(reply) = decoder.next(&mut input)? {
+            self.receive(reply)?;
+        }
+        Ok(())
     }
 
     /// Writes what is queued, until the stream breaks (which the reader tells).
@@ -275,6 +274,20 @@ impl State {
         Ok(())
     }
 
+    /// What comes next, if something does: what is held, then how it ended.
+    fn next(&self) -> Option<Result<Option<Vec<u8>>, Reset>> {
+        let data = match &mut *self.incoming.borrow_mut() {
+            Incoming::Bytes(queue) if queue.is_empty() => None,
+            Incoming::Bytes(queue) => Some(std::mem::take(queue).into()),
+            Incoming::Datagrams(queue) => queue.pop_front(),
+        };
+        match data {
+            Some(data) => Some(Ok(Some(data))),
+            None if self.ended.get() => Some(Ok(None)),
+            None => self.reset.get().then_some(Err(Reset)),
+        }
+    }
+
     /// Waits until `look` gives something.
     async fn wait<T>(&self, look: impl Fn(&Self) -> Option<T>) -> T {
         loop {
@@ -294,27 +307,7 @@ impl Flow {
     /// # Errors
     /// The stream was reset; what was said before came first.
     pub(super) async fn receive(&self) -> Result<Option<Vec<u8>>, Reset> {
-        self.state
-            .wait(|state| {
-                let data = match &mut *state.incoming.borrow_mut() {
-                    Incoming::Bytes(queue) if queue.is_empty() => None,
-                    Incoming::Bytes(queue) => {
-                        let data = queue.iter().copied().collect::<Vec<u8>>();
-                        queue.clear();
-                        if queue.capacity() > KEPT_QUEUE {
-                            *queue = VecDeque::new();
-                        }
-                        Some(data)
-                    }
-                    Incoming::Datagrams(queue) => queue.pop_front(),
-                };
-                match data {
-                    Some(data) => Some(Ok(Some(data))),
-                    None if state.ended.get() => Some(Ok(None)),
-                    None => state.reset.get().then_some(Err(Reset)),
-                }
-            })
-            .await
+        self.state.wait(State::next).await
     }
 
     /// Allows the server `bytes` more.
