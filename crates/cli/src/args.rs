@@ -15,11 +15,13 @@ use crate::argument_rule::{Arity, Boundary, KnownOption, divide};
 mod egress;
 mod image;
 mod network;
+mod publish;
 mod values;
 
 pub(crate) use egress::{EgressArgs, EgressCommand, EgressLogArgs};
 pub(crate) use image::{ImageArgs, ImageCommand};
 pub(crate) use network::NetworkOptions;
+pub(crate) use publish::{PublishFormError, PublishOptions, parse_publish};
 pub(crate) use values::{ByteSize, EnvAssignment, MountSpec, MountSpecError};
 
 /// Run coding agents in a microVM made for the project, with the real tokens kept outside.
@@ -155,6 +157,8 @@ pub(crate) struct LaunchOptions {
     /// More certificates to verify upstream servers with (repeatable)
     #[arg(long, value_name = "PEM", help_heading = "Network")]
     pub(crate) upstream_ca: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) publish: PublishOptions,
     /// Show the log of the runtime and of the guest's kernel
     #[arg(long, help_heading = "Diagnostics")]
     pub(crate) verbose: bool,

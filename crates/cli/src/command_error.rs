@@ -17,6 +17,7 @@ use crate::image_settings::ImageSettingsError;
 use crate::kernel_file::KernelMissing;
 use crate::mounts::MountError;
 use crate::network_settings::NetworkSettingsError;
+use crate::publish_settings::PublishSettingsError;
 use crate::settings::SettingsError;
 use crate::setup_files::SetupFileError;
 
@@ -255,6 +256,24 @@ impl From<BaseStoreError> for CommandError {
     }
 }
 
+impl From<PublishSettingsError> for CommandError {
+    fn from(error: PublishSettingsError) -> Self {
+        let hint = match error {
+            PublishSettingsError::File(error) => return error.into(),
+            PublishSettingsError::Except { .. }
+            | PublishSettingsError::Port { .. }
+            | PublishSettingsError::TooMany { .. } => None,
+            PublishSettingsError::ExceptAlone => Some("add --auto-publish, or leave it out"),
+            PublishSettingsError::Syntax { .. } => {
+                Some("[publish] has `ports = [\"8080:80\"]`, `auto = true` and `except = [9229]`")
+            }
+        };
+        let mut this = Self::new(Kind::Config, error);
+        this.hints.extend(hint.map(str::to_owned));
+        this
+    }
+}
+
 impl From<SetupFileError> for CommandError {
     fn from(error: SetupFileError) -> Self {
         let hint = match &error {
@@ -269,6 +288,9 @@ impl From<SetupFileError> for CommandError {
             ),
             SetupFileError::ProjectMounts { .. } => {
                 Some("put them into ~/.config/agent-vm/config.toml, for the setup of your own base")
+            }
+            SetupFileError::ProjectPublish { .. } => {
+                Some("put it into ~/.config/agent-vm/config.toml, or give --publish")
             }
             SetupFileError::Mount { .. } => Some("a mount is given as \"HOST[:GUEST]\""),
         };

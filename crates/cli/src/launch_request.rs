@@ -23,6 +23,7 @@ use crate::env_vars::{self, EnvVars};
 use crate::image_settings::ImageSettings;
 use crate::mounts;
 use crate::network_settings::Reach;
+use crate::publish_settings;
 use crate::settings::Settings;
 use crate::setup_files;
 
@@ -173,6 +174,7 @@ fn network(
         resolve: options.resolve.clone(),
         proxies: proxies(&context.env)?,
         upstream_ca_pem: read_certificates(cwd, &options.upstream_ca)?.concat(),
+        publish: publish_settings::read(&options.publish, &directory)?,
     };
     Ok((settings, reach.origin))
 }

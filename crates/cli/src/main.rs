@@ -18,6 +18,7 @@ mod mounts;
 mod network_settings;
 mod preflight;
 mod progress;
+mod publish_settings;
 mod report;
 mod settings;
 mod setup_files;

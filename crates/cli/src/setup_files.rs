@@ -67,6 +67,8 @@ pub(crate) enum SetupFileError {
     Package { path: PathBuf, name: String },
     #[error("{} asks for mounts, which only the user's own configuration may", path.display())]
     ProjectMounts { path: PathBuf },
+    #[error("{} asks to publish ports, which only the user's own configuration may", path.display())]
+    ProjectPublish { path: PathBuf },
     #[error("{}: invalid mount {text:?}: {reason}", path.display())]
     Mount {
         path: PathBuf,
@@ -181,6 +183,10 @@ fn setup_table(path: &Path, links: Links) -> Result<toml::Table, SetupFileError>
     if matches!(links, Links::Followed) {
         // The user's own: `image_settings.rs` reads it.
         all.remove("image");
+        // `publish_settings.rs` reads it.
+        all.remove("publish");
+    } else if all.contains_key("publish") {
+        return Err(SetupFileError::ProjectPublish { path });
     }
     let setup = match all.remove("setup") {
         None => toml::Table::new(),

@@ -1,15 +1,16 @@
-//! The control stream: frames in and out over one non-blocking descriptor.
+//! The guest's end of a stream of frames: in and out over one non-blocking descriptor.
 //!
-//! What goes out is queued; the queue is bounded because senders of data ask [`Control::has_room`] first and all other
+//! What goes out is queued; the queue is bounded because senders of data ask [`FrameStream::has_room`] first and all other
 //! messages answer one message of the host each.
 
 use std::collections::VecDeque;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent_vm_protocol::{
-    DecodeError, Decoder, EncodeError, GuestMessage, HostMessage, MAX_GUEST_WRITE, encode,
+    DecodeError, Decoder, EncodeError, GuestMessage, HostMessage, MAX_GUEST_WRITE, Message, encode,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -26,13 +27,17 @@ const HARD_LIMIT: usize = 8 * 1024 * 1024;
 const READ_SIZE: usize = 64 * 1024;
 
 /// The guest's end of the control stream.
+pub type Control = FrameStream<HostMessage, GuestMessage>;
+
+/// The guest's end of a stream of messages: `I` come in, `O` go out.
 #[derive(Debug)]
-pub struct Control {
+pub struct FrameStream<I, O> {
     fd: OwnedFd,
-    decoder: Decoder<HostMessage>,
-    inbox: VecDeque<HostMessage>,
+    decoder: Decoder<I>,
+    inbox: VecDeque<I>,
     out: Vec<u8>,
     sent: usize,
+    outgoing: PhantomData<fn(O)>,
 }
 
 /// The stream cannot be used any more.
@@ -58,7 +63,7 @@ pub enum ControlError {
     TimedOut,
 }
 
-impl Control {
+impl<I: Message, O: Message> FrameStream<I, O> {
     /// Takes a connected stream socket and makes it non-blocking.
     ///
     /// # Errors
@@ -71,6 +76,7 @@ impl Control {
             inbox: VecDeque::new(),
             out: Vec::new(),
             sent: 0,
+            outgoing: PhantomData,
         })
     }
 
@@ -96,7 +102,7 @@ impl Control {
     ///
     /// # Errors
     /// It is over a limit, or the host reads nothing.
-    pub fn send(&mut self, message: &GuestMessage) -> Result<(), ControlError> {
+    pub fn send(&mut self, message: &O) -> Result<(), ControlError> {
         if self.out.len() - self.sent > HARD_LIMIT {
             return Err(ControlError::Stuck);
         }
@@ -148,7 +154,7 @@ impl Control {
     }
 
     /// Takes the oldest message read.
-    pub fn take_message(&mut self) -> Option<HostMessage> {
+    pub fn take_message(&mut self) -> Option<I> {
         self.inbox.pop_front()
     }
 
@@ -156,7 +162,7 @@ impl Control {
     ///
     /// # Errors
     /// The stream is unusable, or nothing came within `limit`.
-    pub fn receive(&mut self, limit: Duration) -> Result<HostMessage, ControlError> {
+    pub fn receive(&mut self, limit: Duration) -> Result<I, ControlError> {
         let deadline = Instant::now() + limit;
         let mut scratch = Vec::new();
         loop {

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use agent_vm_protocol::{
-    Boot, CONTROL_PORT, GuestError, GuestErrorKind, GuestMessage, HostMessage, MAGIC,
-    PROTOCOL_VERSION, Timings,
+    Boot, CONTROL_PORT, FORWARD_PORT, Forwarding, GuestError, GuestErrorKind, GuestMessage,
+    HostMessage, MAGIC, Network, PROTOCOL_VERSION, Timings,
 };
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::time::{ClockId, Timespec};
@@ -21,7 +22,7 @@ use crate::kernel_log::{Level, log};
 use crate::network::{self, NetworkError};
 use crate::power_off::{power_off, reset};
 use crate::root::{self, Assembled, RootError};
-use crate::{kernel_settings, sys};
+use crate::{forward, kernel_settings, sys};
 
 /// How long the host may take to answer `Hello`. Generous: emulated hosts are slow, and a host that goes away ends the
 /// stream anyway.
@@ -151,6 +152,11 @@ fn become_machine(control: &mut Control, mut timings: Timings) -> Result<Guest, 
     warnings.extend(kernel_settings::apply(&boot.sysctls));
     warnings.extend(identity::establish(&tree, &boot)?);
     warnings.extend(grow_failure.map(|error| format!("cannot grow the disk: {error}")));
+    warnings.extend(
+        forward(&boot)
+            .err()
+            .map(|error| format!("cannot publish ports: {error}")),
+    );
     timings.ready_ns = now();
     control.send(&GuestMessage::Ready {
         timings,
@@ -162,6 +168,21 @@ fn become_machine(control: &mut Control, mut timings: Timings) -> Result<Guest, 
         disk,
         max_open_files: open_files(&boot),
     })
+}
+
+/// Starts the forwarder where the host wants one. The machine is usable without.
+fn forward(boot: &Boot) -> io::Result<()> {
+    if boot.forwarding == Forwarding::Off {
+        return Ok(());
+    }
+    let socket = sys::connect_to_host(FORWARD_PORT)?;
+    let addresses = boot.network.iter().flat_map(own_addresses).collect();
+    forward::spawn(socket, boot.forwarding, addresses)
+}
+
+fn own_addresses(network: &Network) -> impl Iterator<Item = IpAddr> + use<> {
+    let v6 = network.ipv6.map(|v6| IpAddr::V6(v6.address));
+    [IpAddr::V4(network.ipv4.address)].into_iter().chain(v6)
 }
 
 fn serve(control: Control, guest: Guest) -> ! {

@@ -1,11 +1,13 @@
 //! Last steps: the guest is given its identity, the program runs on the user's streams, the machine is taken down.
 
+use std::convert::Infallible;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agent_vm_image::is_clean;
 use agent_vm_protocol::{ExecFailure, Timings, User};
+use tokio::sync::mpsc::Receiver;
 
 use crate::boot::{Booting, Parts};
 use crate::event::{LaunchEvent, LaunchObserver};
@@ -13,6 +15,7 @@ use crate::guest_view::{GuestPathInvalid, guest_path};
 use crate::machine::{Machine, MachineEnded};
 use crate::phases::Phases;
 use crate::prepare::disk_path;
+use crate::publish::{PublishEvent, Publishing};
 use crate::request::{LaunchRequest, Streams};
 use crate::session::{self, Command, ExecError, Limits, Session, SessionError, StreamMode};
 
@@ -42,6 +45,9 @@ pub enum AttachError {
     /// The user's terminal or streams.
     #[error(transparent)]
     Streams(session::AttachError),
+    /// The event loop does not take the listeners.
+    #[error("cannot serve published ports")]
+    Publish(#[source] std::io::Error),
     /// The disk was to be kept, but the guest did not make it clean.
     #[error("the guest did not end in order, so its disk cannot be kept")]
     NotClean,
@@ -69,7 +75,7 @@ impl Booting {
         phases: &mut Phases,
     ) -> Result<u8, AttachError> {
         let Self {
-            parts,
+            mut parts,
             mut machine,
             control,
             boot,
@@ -86,7 +92,13 @@ impl Booting {
             observer.event(LaunchEvent::Warning(warning));
         }
         observer.event(LaunchEvent::Ready);
-        let outcome = session::attach(&session, command, mode(&parts.request)).await;
+        let publishing = parts.publish.take().map(Publishing::start);
+        let publishing = publishing.transpose().map_err(AttachError::Publish)?;
+        let attached = session::attach(&session, command, mode(&parts.request));
+        let outcome = tokio::select! {
+            outcome = attached => outcome,
+            never = follow_published(publishing, observer) => match never {},
+        };
         phases.cut("program");
         let outcome = match outcome {
             Err(
@@ -110,6 +122,20 @@ impl Booting {
         }
         outcome
     }
+}
+
+/// Serves published ports beside the program, which they do not end.
+async fn follow_published(
+    publishing: Option<(Publishing, Receiver<PublishEvent>)>,
+    observer: &dyn LaunchObserver,
+) -> Infallible {
+    let Some((_publishing, mut news)) = publishing else {
+        return std::future::pending().await;
+    };
+    while let Some(event) = news.recv().await {
+        observer.event(LaunchEvent::Publish(event));
+    }
+    std::future::pending().await
 }
 
 /// Puts a disk where it is kept, unless it waits for its journal to be replayed.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use agent_vm_egress::Egress;
 use agent_vm_gateway::{Gateway, GatewayConfig, GatewayError, HostResolver};
 use agent_vm_image::Lease;
-use agent_vm_protocol::Boot;
+use agent_vm_protocol::{Boot, Forwarding};
 use agent_vm_state::SessionDirectory;
 use agent_vm_vmm::{GuestOwner, SpawnError, VmSpec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -23,6 +23,7 @@ use crate::guest_view::{GuestPathInvalid, boot};
 use crate::machine::Machine;
 use crate::network::{EgressHandler, overridden_names};
 use crate::prepare::Prepared;
+use crate::publish::ToPublish;
 use crate::request::LaunchRequest;
 use crate::{guest_program, guest_view};
 
@@ -44,6 +45,8 @@ pub(crate) struct Parts {
     pub(crate) session: SessionDirectory,
     /// Where the disk goes when the guest ended in order.
     pub(crate) keep: Option<PathBuf>,
+    /// Ports of the guest that appear on the host.
+    pub(crate) publish: Option<ToPublish>,
     /// The image stays while the machine runs.
     pub(crate) _lease: Lease,
 }
@@ -96,6 +99,13 @@ impl Prepared {
         let (console_pipe, console_writer) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|error| BootError::Descriptors(error.into()))?;
         let control = pair(SocketType::STREAM)?;
+        let (publish, forward) = match boot.forwarding {
+            Forwarding::Off => (None, None),
+            Forwarding::Connect | Forwarding::ConnectAndReport => {
+                let (ours, theirs) = pair(SocketType::STREAM)?;
+                (Some(ours), Some(theirs))
+            }
+        };
         let init = guest_program::sealed().map_err(BootError::Descriptors)?;
         let vm = agent_vm_vmm::spawn(VmSpec {
             vcpus: request.machine.vcpus,
@@ -106,17 +116,26 @@ impl Prepared {
             shares,
             network: network.1,
             control: control.1,
+            forward,
             console: console_writer,
             owner: GuestOwner { uid: 0, gid: 0 },
         })?;
         let machine = Machine::new(vm, Console::default()).map_err(BootError::Descriptors)?;
         let control = control_stream(control.0).map_err(BootError::Descriptors)?;
+        let publish = publish.map(control_stream).transpose();
+        let publish = publish.map_err(BootError::Descriptors)?;
+        let publish = publish.map(|stream| ToPublish {
+            ports: resolved.ports.unwrap_or_default(),
+            settings: request.network.publish.clone(),
+            stream,
+        });
         let parts = Parts {
             request,
             environment,
             working_directory: resolved.plan.program.working_directory,
             session,
             keep: resolved.disk.keep,
+            publish,
             _lease: lease,
         };
         Ok((

@@ -2,6 +2,7 @@
 
 use crate::base::BaseEvent;
 use crate::phases::Phase;
+use crate::publish::PublishEvent;
 
 /// Something happened.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub enum LaunchEvent<'a> {
     Warning(&'a str),
     /// A base is made, or found to be what was not expected.
     Base(BaseEvent<'a>),
+    /// Something about published ports.
+    Publish(PublishEvent),
 }
 
 /// Follows a launch. Called on the launch's thread; must not block.

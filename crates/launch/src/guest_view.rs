@@ -12,6 +12,7 @@ use agent_vm_protocol::{
 };
 
 use crate::plan::Plan;
+use crate::publish::forwarding;
 use crate::request::{LaunchRequest, Mount, ShareAccess, ShareKind as MountKind};
 
 /// Home directory of the guest's user, who is root: the virtual machine is the sandbox.
@@ -86,6 +87,7 @@ pub(crate) fn boot(
         unix_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         sysctls: Vec::new(),
         max_open_files: GUEST_OPEN_FILES,
+        forwarding: forwarding(&request.network.publish),
     })
 }
 

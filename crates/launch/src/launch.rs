@@ -77,6 +77,8 @@ async fn run(
     phases: &mut Phases,
 ) -> Result<u8, LaunchError> {
     let mut resolved = Resolved::new(request)?;
+    // Before bases are made, which may take minutes.
+    resolved.take_ports().map_err(PrepareError::from)?;
     phases.cut("resolve");
     let making = Making {
         level: Level::Project,

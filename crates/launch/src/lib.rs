@@ -20,6 +20,7 @@ mod network;
 mod phases;
 mod plan;
 mod prepare;
+mod publish;
 mod request;
 mod resolve;
 pub mod session;
@@ -43,6 +44,10 @@ pub use plan::{
     PlannedSetup,
 };
 pub use prepare::{PrepareError, Prepared};
+pub use publish::{
+    AutoPublish, BindError, MAX_MIRRORED, PublishEvent, PublishProtocol, PublishSettings,
+    PublishedPort,
+};
 pub use request::{
     Diagnostics, ImageSource, LaunchRequest, Machine as MachineSize, Mount, NetworkSettings,
     Origin, Program, ResolveOverride, ShareAccess, ShareKind, Streams,

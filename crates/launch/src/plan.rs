@@ -10,6 +10,7 @@ use agent_vm_policy::{EgressRule, HostPattern, Preset, Scope};
 use serde::Serialize;
 
 use crate::base::Bases;
+use crate::publish::PublishSettings;
 use crate::request::{LaunchRequest, Machine, Mount, Origin, ResolveOverride, ShareKind, Streams};
 
 /// Everything one launch would enforce.
@@ -108,6 +109,8 @@ pub struct PlannedNetwork {
     pub refused: Vec<HostPattern>,
     /// Whether certificates besides the host's own are accepted for upstream servers.
     pub extra_upstream_ca: bool,
+    /// Ports of the guest that appear on the host.
+    pub publish: PublishSettings,
 }
 
 /// The host's proxies: scheme, host and port.
@@ -202,6 +205,7 @@ fn network(request: &LaunchRequest) -> PlannedNetwork {
         intercepted: intercepted(&request.credentials.credentials),
         refused: request.credentials.refused_hosts.clone(),
         extra_upstream_ca: !network.upstream_ca_pem.is_empty(),
+        publish: request.network.publish.clone(),
     }
 }
 

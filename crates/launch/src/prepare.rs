@@ -17,6 +17,7 @@ use agent_vm_vmm as vmm;
 use rustix::fs::{Mode, OFlags};
 
 use crate::plan::Plan;
+use crate::publish::BindError;
 use crate::request::{LaunchRequest, Mount, ShareAccess};
 use crate::resolve::{DiskPlan, Resolved};
 
@@ -66,6 +67,9 @@ pub enum PrepareError {
     /// There is no audit log, so nothing may leave.
     #[error("cannot record what the guest does")]
     Audit(#[from] AuditError),
+    /// A port of the host cannot be had.
+    #[error(transparent)]
+    Publish(#[from] BindError),
     /// There is no egress.
     #[error("cannot set up the guest's network")]
     Egress(#[from] EgressError),
@@ -76,7 +80,8 @@ impl Resolved {
     ///
     /// # Errors
     /// When one cannot be had; what was made is removed again.
-    pub fn prepare(self) -> Result<Prepared, PrepareError> {
+    pub fn prepare(mut self) -> Result<Prepared, PrepareError> {
+        self.take_ports()?;
         let session = SessionDirectory::create(&self.request.directories)?;
         let lease = self.store.lease(&self.image)?;
         let disks = disks(&self, &session)?;

@@ -15,6 +15,7 @@ use agent_vm_state::{HostDirectories, Project};
 use serde::Serialize;
 
 use crate::base::SetupRequest;
+use crate::publish::PublishSettings;
 
 /// One launch.
 #[derive(Debug, Clone)]
@@ -137,6 +138,8 @@ pub struct NetworkSettings {
     pub proxies: ProxySettings,
     /// More certificates (PEM) that upstream servers may be verified with; empty for none.
     pub upstream_ca_pem: Vec<u8>,
+    /// Ports of the guest that appear on the host.
+    pub publish: PublishSettings,
 }
 
 impl NetworkSettings {

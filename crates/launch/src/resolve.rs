@@ -8,6 +8,7 @@ use agent_vm_image::{ApiMismatch, Image, Reference, ReferenceError, Store, Store
 use agent_vm_protocol::IMAGE_API_VERSION;
 
 use crate::plan::Plan;
+use crate::publish::{BindError, BoundPorts, bind};
 use crate::request::LaunchRequest;
 
 /// A launch whose image is known and fits.
@@ -18,6 +19,8 @@ pub struct Resolved {
     pub(crate) store: Store,
     pub(crate) image: Image,
     pub(crate) disk: DiskPlan,
+    /// The host's ports, once they are taken.
+    pub(crate) ports: Option<BoundPorts>,
 }
 
 /// How the writable disk begins and what becomes of it.
@@ -102,7 +105,19 @@ impl Resolved {
             store,
             image,
             disk: DiskPlan::default(),
+            ports: None,
         })
+    }
+
+    /// Takes the ports to be published, if they are not taken yet.
+    ///
+    /// # Errors
+    /// When one cannot be had.
+    pub(crate) fn take_ports(&mut self) -> Result<(), BindError> {
+        if self.ports.is_none() {
+            self.ports = Some(bind(&self.request.network.publish.ports)?);
+        }
+        Ok(())
     }
 
     /// What will be enforced.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::forward::Forwarding;
 use crate::guest_path::GuestPath;
 
 /// What the guest needs to become the machine of this launch.
@@ -27,6 +28,8 @@ pub struct Boot {
     pub sysctls: Vec<Sysctl>,
     /// Limit of open files (soft and hard) of started programs; the guest clamps it to what its kernel allows.
     pub max_open_files: u64,
+    /// Whether ports of the guest are published on the host.
+    pub forwarding: Forwarding,
 }
 
 /// The root file system. Disks are virtio-blk in this order: the image, then the writable disk.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::forward::{ForwardReply, ForwardRequest};
 use crate::messages::{GuestMessage, HostMessage};
 use crate::{MAX_CHUNK, boot::Boot};
 
@@ -202,7 +203,7 @@ impl<M: Message> Default for Decoder<M> {
     }
 }
 
-/// Feeds arbitrary bytes to both decoders, in one piece and byte by byte, and checks what must hold for any input:
+/// Feeds arbitrary bytes to the decoders of all directions, in one piece and byte by byte, and checks what must hold for any input:
 /// no panic, chunking does not matter, and what was accepted encodes and decodes to itself.
 ///
 /// # Panics
@@ -210,6 +211,8 @@ impl<M: Message> Default for Decoder<M> {
 pub fn fuzz_decoder(data: &[u8]) {
     fuzz_direction::<HostMessage>(data);
     fuzz_direction::<GuestMessage>(data);
+    fuzz_direction::<ForwardRequest>(data);
+    fuzz_direction::<ForwardReply>(data);
 }
 
 fn fuzz_direction<M: Message + PartialEq + std::fmt::Debug>(data: &[u8]) {

@@ -20,6 +20,8 @@
 //! Flow control is by credit: a sender starts with [`INITIAL_WINDOW`] bytes for each stream and each `Credit`
 //! adds to it. A receiver can so always read its socket, and never holds more than a window per stream.
 //!
+//! Connections of the host to ports of the guest have a second stream of the same framing, see [`ForwardRequest`].
+//!
 //! This crate does no I/O and knows no clock. What it parses comes from an untrusted peer: every frame is bounded
 //! before it is buffered, and every failure is a value.
 #![forbid(unsafe_code)]
@@ -27,6 +29,7 @@
 mod boot;
 mod codec;
 mod exec;
+mod forward;
 mod guest_path;
 mod messages;
 
@@ -39,6 +42,10 @@ pub use codec::{
 };
 pub use exec::{
     Exec, ExecFailure, ExecFailureKind, ExecId, ExitStatus, OutputStream, Tty, User, WindowSize,
+};
+pub use forward::{
+    FORWARD_PORT, FORWARD_WINDOW, ForwardReply, ForwardRequest, Forwarding, MAX_FORWARD_STREAMS,
+    MAX_LISTENING, PortProtocol, StreamId,
 };
 pub use guest_path::{GuestPath, GuestPathError, MAX_PATH};
 pub use messages::{Access, GuestError, GuestErrorKind, GuestMessage, HostMessage, Timings};

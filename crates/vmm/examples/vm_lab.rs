@@ -66,6 +66,7 @@ fn main() {
         },
         network: guest_link,
         control: theirs.into(),
+        forward: None,
         console,
     };
     for word in rest {

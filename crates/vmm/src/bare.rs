@@ -62,6 +62,7 @@ pub fn bare_boot(
         owner: GuestOwner { uid: 0, gid: 0 },
         network: -1,
         control: -1,
+        forward: None,
         status: -1,
     };
     let files = FileDevice::new(init, Vec::new(), &spec)?;
@@ -72,7 +73,7 @@ pub fn bare_boot(
         files: Arc::new(files),
         disks: Vec::new(),
         network: None,
-        control: None,
+        ports: Vec::new(),
     };
     Ok(crate::engine::run(parts, |_stop| ())?)
 }

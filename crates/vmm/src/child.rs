@@ -8,6 +8,7 @@ use std::panic::PanicHookInfo;
 use std::sync::Arc;
 
 use agent_vm_files::BuildError;
+use agent_vm_protocol::{CONTROL_PORT, FORWARD_PORT};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::confine::ConfineError;
@@ -122,6 +123,7 @@ struct Inherited {
     shares: Vec<(OwnedFd, Access)>,
     network: OwnedFd,
     control: OwnedFd,
+    forward: Option<OwnedFd>,
     reporter: Reporter,
 }
 
@@ -133,6 +135,7 @@ impl Inherited {
         // In the order of `WireSpec::numbers`.
         let (kernel, init, network, control, status) =
             (next()?, next()?, next()?, next()?, next()?);
+        let forward = spec.forward.map(|_| next()).transpose()?;
         let mut disks = Vec::with_capacity(spec.disks.len());
         for disk in &spec.disks {
             disks.push(match disk {
@@ -163,6 +166,7 @@ impl Inherited {
             shares,
             network,
             control,
+            forward,
             reporter: Reporter(Arc::new(File::from(status))),
         })
     }
@@ -176,6 +180,7 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
         shares,
         network,
         control,
+        forward,
         reporter,
     } = inherited;
     let console = io::stderr()
@@ -206,6 +211,8 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
     drop(shares);
     reporter.end_with_launcher().map_err(ChildError::Watch)?;
 
+    let control = (CONTROL_PORT, control);
+    let forward = forward.map(|socket| (FORWARD_PORT, socket));
     let parts = Parts {
         vcpus: spec.vcpus,
         memory_mib: spec.memory_mib,
@@ -213,7 +220,7 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
         files: Arc::new(files),
         disks,
         network: Some(network),
-        control: Some(control),
+        ports: [control].into_iter().chain(forward).collect(),
     };
     crate::engine::run(parts, move |stop| reporter.send(&report_of(stop, &note)))
         .map_err(ChildError::Engine)

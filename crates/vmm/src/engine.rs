@@ -11,7 +11,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 
-use agent_vm_protocol::CONTROL_PORT;
 use msb_krun_devices::virtio::block::SyncMode;
 use msb_krun_devices::virtio::fs::DynFileSystem;
 use msb_krun_devices::virtio::net::device::VirtioNetBackend;
@@ -30,8 +29,8 @@ use msb_krun_vmm::vmm_config::machine_config::VmConfig;
 use msb_krun_vmm::vmm_config::net::NetworkInterfaceConfig;
 use msb_krun_vmm::vmm_config::vsock::VsockDeviceConfig;
 
-use crate::control_port::{ControlPort, GUEST_CID};
 use crate::disk::OpenDisk;
+use crate::host_port::{GUEST_CID, HostPort};
 use crate::kernel::MappedKernel;
 use crate::net_link::{FEATURES, NetLink};
 use crate::spec::{Access, MAX_DISKS};
@@ -69,7 +68,8 @@ pub(crate) struct Parts {
     pub(crate) files: Arc<dyn DynFileSystem>,
     pub(crate) disks: Vec<OpenDisk>,
     pub(crate) network: Option<OwnedFd>,
-    pub(crate) control: Option<OwnedFd>,
+    /// Ports of the host the guest can connect to, each once, and what is joined to its connection.
+    pub(crate) ports: Vec<(u32, OwnedFd)>,
 }
 
 /// How the machine stopped, as far as the engine knows.
@@ -114,8 +114,8 @@ pub(crate) fn run(
     if let Some(socket) = parts.network {
         attach_network(&mut resources, socket)?;
     }
-    if let Some(socket) = parts.control {
-        attach_control(&mut resources, socket)?;
+    if !parts.ports.is_empty() {
+        attach_ports(&mut resources, parts.ports)?;
     }
 
     let mut events =
@@ -250,15 +250,22 @@ fn attach_network(resources: &mut VmResources, socket: OwnedFd) -> Result<(), En
         .map_err(|error| EngineError::part("network card")(error.to_string()))
 }
 
-fn attach_control(resources: &mut VmResources, socket: OwnedFd) -> Result<(), EngineError> {
+fn attach_ports(
+    resources: &mut VmResources,
+    ports: Vec<(u32, OwnedFd)>,
+) -> Result<(), EngineError> {
     let failed = |error: io::Error| EngineError::part("control connection")(error.to_string());
-    let port: Arc<dyn VsockPortBackend> = Arc::new(ControlPort::new(socket).map_err(failed)?);
+    let mut backends = HashMap::new();
+    for (number, socket) in ports {
+        let port: Arc<dyn VsockPortBackend> = Arc::new(HostPort::new(socket).map_err(failed)?);
+        backends.insert(number, port);
+    }
     let config = VsockDeviceConfig {
         vsock_id: "vsock0".to_owned(),
         guest_cid: GUEST_CID,
         host_port_map: None,
         unix_ipc_port_map: None,
-        custom_port_map: Some(HashMap::from([(CONTROL_PORT, port)])),
+        custom_port_map: Some(backends),
         custom_dgram_port_map: None,
         // No flag: the guest's sockets are never carried out to the host's.
         tsi_flags: TsiFlags::empty(),

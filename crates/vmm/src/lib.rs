@@ -12,19 +12,20 @@
 //!
 //! The network socket carries messages of a 12-byte `virtio_net_hdr_v1` and one Ethernet frame,
 //! both ways. The control socket is joined to the guest's connection to vsock port
-//! [`agent_vm_protocol::CONTROL_PORT`] of context id 2.
+//! [`agent_vm_protocol::CONTROL_PORT`] of context id 2, the forwarder's, where there is one, to that to
+//! [`agent_vm_protocol::FORWARD_PORT`].
 #![deny(unsafe_code)]
 
 mod bare;
 mod child;
 mod confine;
 mod console;
-mod control_port;
 mod disk;
 mod engine;
 mod exit;
 mod ffi;
 mod file_device;
+mod host_port;
 mod kernel;
 mod memory;
 mod memory_file;

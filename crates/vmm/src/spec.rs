@@ -24,7 +24,7 @@ pub const MAX_PROTECTED: usize = 64;
 pub const MAX_PROTECTED_LEN: usize = 4096;
 
 /// Version of the description; launcher and child are the same binary, so it only tells a mistake.
-const WIRE_VERSION: u8 = 2;
+const WIRE_VERSION: u8 = 3;
 /// Bytes of a description.
 const MAX_WIRE: u64 = 1 << 20;
 
@@ -120,6 +120,8 @@ pub struct VmSpec {
     pub network: OwnedFd,
     /// One end of a connected `SOCK_STREAM` pair, joined to the guest's vsock connection.
     pub control: OwnedFd,
+    /// One end of another such pair, joined to the connection of the guest's forwarder; only when ports are published.
+    pub forward: Option<OwnedFd>,
     /// The writing end of a pipe for the kernel log and the engine's messages.
     pub console: OwnedFd,
 }
@@ -208,6 +210,7 @@ pub(crate) struct WireSpec {
     pub(crate) owner: GuestOwner,
     pub(crate) network: RawFd,
     pub(crate) control: RawFd,
+    pub(crate) forward: Option<RawFd>,
     /// Where the child reports how it ended.
     pub(crate) status: RawFd,
 }
@@ -256,7 +259,12 @@ impl WireSpec {
         ];
         let disks = self.disks.iter().flat_map(WireDisk::numbers).copied();
         let shares = self.shares.iter().map(|share| share.root);
-        fixed.into_iter().chain(disks).chain(shares).collect()
+        fixed
+            .into_iter()
+            .chain(self.forward)
+            .chain(disks)
+            .chain(shares)
+            .collect()
     }
 
     fn within_bounds(&self) -> bool {

@@ -92,6 +92,7 @@ pub fn spawn(spec: VmSpec) -> Result<Vm, SpawnError> {
         owner: spec.owner,
         network: pass(spec.network)?,
         control: pass(spec.control)?,
+        forward: spec.forward.map(&mut pass).transpose()?,
         status: pass(theirs)?,
     };
     let description = wire.to_memory_file().map_err(SpawnError::Prepare)?;

@@ -69,6 +69,7 @@ fn spec() -> (VmSpec, std::io::PipeReader) {
         },
         network: network.into(),
         control: control.into(),
+        forward: None,
         console: console.into(),
     };
     (spec, log)

@@ -226,11 +226,17 @@ impl Finished {
 
 /// How long a launch may take on this machine.
 pub(crate) fn timeout() -> Duration {
+    scaled(LAUNCH_TIMEOUT)
+}
+
+/// A time as long as this machine needs for it.
+#[must_use]
+pub fn scaled(time: Duration) -> Duration {
     let scale = std::env::var(SCALE_VARIABLE)
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(1.0);
-    LAUNCH_TIMEOUT.mul_f64(scale)
+    time.mul_f64(scale)
 }
 
 pub(crate) fn exit_code(status: std::process::ExitStatus) -> i32 {

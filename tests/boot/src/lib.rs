@@ -14,7 +14,7 @@ mod agent_vm;
 mod machine;
 mod pty;
 
-pub use agent_vm::{AgentVm, Finished, Running};
+pub use agent_vm::{AgentVm, Finished, Running, scaled};
 pub use machine::{Machine, vmm_of};
 pub use pty::Pty;
 

@@ -2,8 +2,8 @@
 
 use agent_vm_launch::session::failure_exit_code;
 use agent_vm_launch::{
-    AttachError, BaseError, BootError, LaunchError, LinkError, MachineEnded, PrepareError,
-    ResolveError,
+    AttachError, BaseError, BindError, BootError, LaunchError, LinkError, MachineEnded,
+    PrepareError, PublishedPort, ResolveError,
 };
 use agent_vm_vmm::ExitReason;
 
@@ -66,7 +66,9 @@ fn attach(error: &AttachError) -> (Kind, Option<String>) {
         AttachError::Machine(ended) => machine(ended),
         AttachError::Guest(_) => (Kind::Guest, Some(VERBOSE_HINT.to_owned())),
         AttachError::NotStarted(_) | AttachError::Path(_) => (Kind::User, None),
-        AttachError::Streams(_) | AttachError::Keep(_) => (Kind::Host, None),
+        AttachError::Streams(_) | AttachError::Publish(_) | AttachError::Keep(_) => {
+            (Kind::Host, None)
+        }
         AttachError::NotClean => (Kind::Guest, Some(VERBOSE_HINT.to_owned())),
     }
 }
@@ -124,9 +126,35 @@ fn prepare(error: &PrepareError) -> (Kind, Option<String>) {
             Some("was the image removed just now? `agent-vm pull` gets it again".to_owned()),
         ),
         PrepareError::Open { .. } => (Kind::Host, None),
+        PrepareError::Publish(error) => publish(error),
         PrepareError::Header { .. } => (Kind::User, None),
         PrepareError::Egress(_) => (Kind::Config, None),
     }
+}
+
+fn publish(error: &BindError) -> (Kind, Option<String>) {
+    let other = |port: &PublishedPort, host_port: u16| PublishedPort {
+        host_port,
+        ..port.clone()
+    };
+    let hint = match error {
+        BindError::InUse { port } => format!(
+            "end the program that has it, or publish elsewhere: `--publish {}` takes any free port",
+            other(port, 0)
+        ),
+        BindError::Twice { .. } => {
+            "--publish and [publish] of config.toml count together".to_owned()
+        }
+        BindError::Privileged { port } => format!(
+            "ports from 1024 on need none: `--publish {}`",
+            other(port, port.host_port.saturating_add(8000))
+        ),
+        BindError::NotHere { .. } => {
+            "BIND is 127.0.0.1, 0.0.0.0, or an address `ip address` shows".to_owned()
+        }
+        BindError::Other { .. } => return (Kind::Host, None),
+    };
+    (Kind::User, Some(hint))
 }
 
 fn boot(error: &BootError) -> (Kind, Option<String>) {

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use agent_vm_image::{Reference, Store};
 use agent_vm_launch::{
-    LaunchRequest, Mount, Plan, PlannedCredential, PlannedNetwork, PlannedProxies, ShareAccess,
+    AutoPublish, LaunchRequest, MAX_MIRRORED, Mount, Plan, PlannedCredential, PlannedNetwork,
+    PlannedProxies, ShareAccess,
 };
 use agent_vm_policy::{HOST_SERVICE_NAME, HostPattern, Preset};
 
@@ -13,6 +14,7 @@ use crate::command_error::{CommandError, UsageError};
 use crate::host_facts::HostFacts;
 use crate::launch_request::{Context, Typed, build};
 use crate::preflight::kernel_for_plan;
+use crate::publish_settings::described;
 use crate::settings::Settings;
 use crate::ui::{self, harmless};
 
@@ -152,6 +154,9 @@ fn render(plan: &Plan) -> String {
         "refused",
         hosts(&plan.network.refused).into_iter(),
     );
+    let published = plan.network.publish.ports.iter().map(described);
+    let mirrored = plan.network.publish.auto.iter().map(mirrored);
+    list(&mut line, "published", published.chain(mirrored));
     let overrides = plan.network.resolve.iter();
     let overrides = overrides.map(|o| format!("{}:{} at {}", o.host, o.port, o.address));
     list(&mut line, "addresses", overrides);
@@ -222,6 +227,15 @@ fn proxies(proxies: &PlannedProxies) -> Vec<String> {
         lines.push(format!("not for {}", proxies.except));
     }
     lines
+}
+
+fn mirrored(auto: &AutoPublish) -> String {
+    let except: Vec<String> = auto.except.iter().map(ToString::to_string).collect();
+    let except = match except.as_slice() {
+        [] => String::new(),
+        ports => format!(", except {}", ports.join(", ")),
+    };
+    format!("127.0.0.1 has every TCP port the guest listens at, at most {MAX_MIRRORED}{except}")
 }
 
 /// The first value beside the name, the others below it.

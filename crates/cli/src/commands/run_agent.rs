@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell};
 use agent_vm_credentials::Notice;
 use agent_vm_image::Store;
 use agent_vm_launch::{
-    BaseEvent, LaunchError, LaunchEvent, LaunchObserver, LaunchRequest, Phase, SetupReason,
-    Streams, launch,
+    BaseEvent, LaunchError, LaunchEvent, LaunchObserver, LaunchRequest, MAX_MIRRORED, Phase,
+    PublishEvent, SetupReason, Streams, launch,
 };
 
 use crate::args::{ByteSize, Target};
@@ -160,6 +160,7 @@ impl LaunchObserver for Shown {
             }
             LaunchEvent::Warning(text) => self.ui.warn(&harmless(text)),
             LaunchEvent::Base(event) => tell_base(&event, self.ui),
+            LaunchEvent::Publish(event) => self.tell_publish(&event),
         }
     }
 }
@@ -212,6 +213,37 @@ fn stale(reason: SetupReason) -> Option<&'static str> {
 }
 
 impl Shown {
+    /// The guest may own the terminal, which is raw then: the next line begins at the left by our own doing.
+    fn tell_publish(&self, event: &PublishEvent) {
+        let text = match event {
+            PublishEvent::Open {
+                guest_port,
+                protocol,
+                at,
+            } => format!("published: {at} is port {guest_port}/{protocol} of the guest"),
+            PublishEvent::TooMany { guest_port } => format!(
+                "port {guest_port} of the guest is not published: {MAX_MIRRORED} others are"
+            ),
+            PublishEvent::Unbound { guest_port } => {
+                format!(
+                    "port {guest_port} of the guest is not published: this host has no free port"
+                )
+            }
+            PublishEvent::Lost => "no port of the guest is published any more".to_owned(),
+        };
+        let text = if self.terminal {
+            format!("{text}\r")
+        } else {
+            text
+        };
+        match event {
+            PublishEvent::Open { .. } => self.ui.status(&text),
+            PublishEvent::TooMany { .. } | PublishEvent::Unbound { .. } | PublishEvent::Lost => {
+                self.ui.warn(&text);
+            }
+        }
+    }
+
     /// Shows what was held back, and the phases when they are wanted.
     fn finish(self, profile: bool) {
         let mut state = self.state.into_inner();

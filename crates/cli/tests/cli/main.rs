@@ -13,6 +13,7 @@ mod host;
 mod image;
 mod network;
 mod progress;
+mod publish;
 mod pull;
 mod store_faults;
 mod usage;

@@ -17,7 +17,8 @@ use crate::guest_view::GUEST_HOME;
 use crate::launch::{LaunchError, run_once};
 use crate::phases::Phases;
 use crate::plan::Plan;
-use crate::request::{LaunchRequest, ShareAccess, Streams};
+use crate::publish::PublishSettings;
+use crate::request::{LaunchRequest, NetworkSettings, ShareAccess, Streams};
 use crate::resolve::{DiskPlan, Resolved};
 
 /// The launch that makes one base: same machine, image and network; no credentials unless given, nothing of the host but
@@ -38,7 +39,10 @@ pub(super) fn setup_launch(
         Level::User => PathBuf::from(GUEST_HOME),
         Level::Project => request.project.root().to_owned(),
     };
-    let mut network = request.network.clone();
+    let mut network = NetworkSettings {
+        publish: PublishSettings::default(),
+        ..request.network.clone()
+    };
     if level == Level::User {
         // A project's word is for its own machines; this one is for all of them.
         network.project = None;
@@ -86,6 +90,7 @@ pub(super) fn at_level(
         store: resolved.store.clone(),
         image: resolved.image.clone(),
         disk: DiskPlan::default(),
+        ports: None,
     }
 }
 

@@ -100,6 +100,7 @@ fn boot() -> impl Strategy<Value = HostMessage> {
                     value: "1".into(),
                 }],
                 hostname,
+                forwarding: crate::Forwarding::ConnectAndReport,
                 max_open_files: unix_ns,
             }))
         })

@@ -29,6 +29,7 @@ fn spec() -> VmSpec {
         },
         network: null(),
         control: null(),
+        forward: None,
         console: null(),
     }
 }
@@ -66,6 +67,7 @@ fn wire() -> WireSpec {
         },
         network: 7,
         control: 8,
+        forward: Some(12),
         status: 9,
     }
 }
@@ -89,7 +91,7 @@ fn memory_file_cannot_be_changed_afterwards() {
 fn names_every_descriptor() {
     let mut numbers = wire().numbers();
     numbers.sort_unstable();
-    assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod explain;
 mod grants;
 mod images;
 mod layers;
+mod ports;
 mod shares;
 mod streams;
 mod terminal;

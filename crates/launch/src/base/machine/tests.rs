@@ -51,6 +51,7 @@ fn resolved(directory: &std::path::Path) -> Resolved {
             extents: Vec::new(),
         },
         disk: DiskPlan::default(),
+        ports: None,
         request,
     }
 }

@@ -1,8 +1,7 @@
-//! The one vsock port of the guest: a byte stream to the launcher.
+//! A vsock port of the host as the guest sees it: a byte stream to the launcher.
 //!
-//! The guest's first connection to port [`CONTROL_PORT`](agent_vm_protocol::CONTROL_PORT) of the host is joined to the connected socket
-//! the launcher handed over. There is no second one: a later connection is refused, and so is
-//! every other port.
+//! The guest's first connection to it is joined to the connected socket the launcher handed over. There is no second one:
+//! a later connection is refused, and so is every port without a socket.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -19,9 +18,9 @@ use parking_lot::Mutex;
 pub(crate) const GUEST_CID: u32 = 3;
 
 /// Waits for the guest's connection.
-pub(crate) struct ControlPort(Mutex<Option<UnixStream>>);
+pub(crate) struct HostPort(Mutex<Option<UnixStream>>);
 
-impl ControlPort {
+impl HostPort {
     /// Takes the launcher's socket over.
     ///
     /// # Errors
@@ -33,23 +32,23 @@ impl ControlPort {
     }
 }
 
-impl VsockPortBackend for ControlPort {
+impl VsockPortBackend for HostPort {
     fn connect(
         &self,
         _request: VsockConnectRequest,
         _notifier: VsockNotifier,
     ) -> io::Result<Box<dyn VsockStreamBackend>> {
         match self.0.lock().take() {
-            Some(stream) => Ok(Box::new(ControlStream(stream))),
+            Some(stream) => Ok(Box::new(JoinedStream(stream))),
             None => Err(io::ErrorKind::ConnectionRefused.into()),
         }
     }
 }
 
 /// The joined connection.
-struct ControlStream(UnixStream);
+struct JoinedStream(UnixStream);
 
-impl VsockStreamBackend for ControlStream {
+impl VsockStreamBackend for JoinedStream {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         (&self.0).read(buf)
     }
@@ -88,7 +87,7 @@ mod tests {
     #[test]
     fn joins_the_first_connection_and_refuses_the_second() {
         let (mut launcher, guest) = UnixStream::pair().unwrap();
-        let port = ControlPort::new(guest.into()).unwrap();
+        let port = HostPort::new(guest.into()).unwrap();
         let stream = port
             .connect(request(), VsockNotifier::new().unwrap())
             .unwrap();
