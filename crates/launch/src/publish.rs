@@ -13,8 +13,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use agent_vm_protocol::{Forwarding, MAX_FORWARD_STREAMS};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use agent_vm_protocol::Forwarding;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -34,9 +33,6 @@ pub use settings::{AutoPublish, PublishProtocol, PublishSettings, PublishedPort}
 use bind::Bound;
 use mirror::Mirror;
 use mux::Mux;
-
-/// Descriptors the launcher may need for published ports besides its others; a usual limit is 1024.
-const DESCRIPTORS: u64 = 4 * MAX_FORWARD_STREAMS as u64;
 
 /// News that may wait for the observer; more are lost.
 const MAX_NEWS: usize = 256;
@@ -108,7 +104,6 @@ impl Publishing {
     pub(crate) fn start(
         publish: ToPublish,
     ) -> std::io::Result<(Self, mpsc::Receiver<PublishEvent>)> {
-        raise_descriptors();
         let (sender, receiver) = mpsc::channel(MAX_NEWS);
         let news = News(sender);
         let mux = Rc::new(Mux::default());
@@ -163,22 +158,6 @@ impl Drop for Publishing {
     fn drop(&mut self) {
         self.mux.close();
         self.mux.connections.end();
-    }
-}
-
-/// Connections of clients must not use up what the guest's own connections need.
-fn raise_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < DESCRIPTORS) {
-        let most = limit
-            .maximum
-            .map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
-        let wanted = Rlimit {
-            current: Some(most),
-            maximum: limit.maximum,
-        };
-        // What is there has to do: accepting pauses when there are no more.
-        let _ = setrlimit(Resource::Nofile, wanted);
     }
 }
 

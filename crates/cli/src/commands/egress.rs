@@ -138,9 +138,7 @@ impl Shown {
                     None => tell(&text)?,
                     Some(most) => {
                         kept.push_back(text);
-                        if kept.len() > most {
-                            kept.pop_front();
-                        }
+                        kept.drain(..kept.len().saturating_sub(most));
                     }
                 }
             }

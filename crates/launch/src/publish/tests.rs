@@ -1,5 +1,6 @@
 //! Published ports end to end, natively: real clients, the launcher's side, the guest's forwarder, real servers.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::time::Duration;
 
