@@ -26,83 +26,36 @@ fn options(policy: Option<&str>, offline: bool, domains: &[&str]) -> NetworkOpti
     }
 }
 
+/// The user's file, then `--policy`, `--offline` and `--allow-domain`; what is in force, who said so, and what is listed.
+type InForce = (
+    &'static str,
+    (Option<&'static str>, bool, &'static [&'static str]),
+    (Preset, &'static str, &'static [&'static str]),
+);
+
+const LIST: &str = "[network]\nallow-domains = [\"f.test\"]\n";
+const OFFLINE: &str = "[network]\npolicy = \"offline\"";
+const PUBLIC: &str = "[network]\npolicy = \"public\"";
+
+#[rustfmt::skip]
+const IN_FORCE: &[InForce] = &[
+    ("", (None, false, &[]), (Preset::Public, "default", &[])),
+    ("", (None, true, &[]), (Preset::Offline, "--offline", &[])),
+    ("", (Some("offline"), true, &[]), (Preset::Offline, "--offline", &[])),
+    ("", (Some("allowlist"), false, &[]), (Preset::Allowlist, "--policy", &[])),
+    ("", (None, false, &["a.test"]), (Preset::Allowlist, "--allow-domain", &["a.test"])),
+    (LIST, (None, false, &[]), (Preset::Allowlist, "config.toml", &["f.test"])),
+    (LIST, (None, false, &["a.test"]), (Preset::Allowlist, "--allow-domain", &["a.test", "f.test"])),
+    (LIST, (Some("public"), false, &[]), (Preset::Public, "--policy", &[])),
+    (OFFLINE, (None, false, &[]), (Preset::Offline, "config.toml", &[])),
+    (OFFLINE, (Some("public"), false, &[]), (Preset::Public, "--policy", &[])),
+    (PUBLIC, (None, false, &["a.test"]), (Preset::Allowlist, "--allow-domain", &["a.test"])),
+];
+
 #[test]
 fn options_win_over_the_users_file_and_listing_hosts_excludes_others() {
-    const LIST: &str = "[network]\nallow-domains = [\"f.test\"]\n";
-    for (user, (policy, offline, domains), preset, origin, listed) in [
-        (
-            "",
-            (None, false, &[][..]),
-            Preset::Public,
-            "default",
-            &[][..],
-        ),
-        ("", (None, true, &[]), Preset::Offline, "--offline", &[]),
-        (
-            "",
-            (Some("offline"), true, &[]),
-            Preset::Offline,
-            "--offline",
-            &[],
-        ),
-        (
-            "",
-            (Some("allowlist"), false, &[]),
-            Preset::Allowlist,
-            "--policy",
-            &[],
-        ),
-        (
-            "",
-            (None, false, &["a.test"]),
-            Preset::Allowlist,
-            "--allow-domain",
-            &["a.test"],
-        ),
-        (
-            LIST,
-            (None, false, &[]),
-            Preset::Allowlist,
-            "config.toml",
-            &["f.test"],
-        ),
-        (
-            LIST,
-            (None, false, &["a.test"]),
-            Preset::Allowlist,
-            "--allow-domain",
-            &["a.test", "f.test"],
-        ),
-        (
-            LIST,
-            (Some("public"), false, &[]),
-            Preset::Public,
-            "--policy",
-            &[],
-        ),
-        (
-            "[network]\npolicy = \"offline\"",
-            (None, false, &[]),
-            Preset::Offline,
-            "config.toml",
-            &[],
-        ),
-        (
-            "[network]\npolicy = \"offline\"",
-            (Some("public"), false, &[]),
-            Preset::Public,
-            "--policy",
-            &[],
-        ),
-        (
-            "[network]\npolicy = \"public\"",
-            (None, false, &["a.test"]),
-            Preset::Allowlist,
-            "--allow-domain",
-            &["a.test"],
-        ),
-    ] {
-        let found = reach(user, "", &options(policy, offline, domains)).unwrap();
+    for (user, (policy, offline, domains), (preset, origin, listed)) in IN_FORCE {
+        let found = reach(user, "", &options(*policy, *offline, domains)).unwrap();
         let shown: Vec<String> = found
             .scope
             .domains
@@ -111,10 +64,10 @@ fn options_win_over_the_users_file_and_listing_hosts_excludes_others() {
             .collect();
         assert_eq!(
             (found.scope.preset, found.origin.to_string().as_str()),
-            (preset, origin),
+            (*preset, *origin),
             "{user} {policy:?} {domains:?}"
         );
-        assert_eq!(shown, listed);
+        assert_eq!(shown, *listed);
     }
 }
 
