@@ -201,10 +201,8 @@ mod tests {
                 let path = &path;
                 scope.spawn(move || {
                     let mut log = LogFile::open(path, limits).unwrap();
-                    for number in 0..200 {
-                        log.append(format!("{writer}-{number:017}\n").as_bytes())
-                            .unwrap();
-                    }
+                    let lines = (0..200).map(|number| format!("{writer}-{number:017}\n"));
+                    lines.for_each(|line| log.append(line.as_bytes()).unwrap());
                 });
             }
         });
