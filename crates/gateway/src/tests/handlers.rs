@@ -172,22 +172,25 @@ impl OpenedDatagrams for Datagrams {
                 return;
             }
             loop {
-                let mut message = std::future::poll_fn(|cx| guest.poll_receive(cx)).await;
-                if guest.kind() == DatagramKind::Echo {
-                    message[0] = if message[0] == 8 { 0 } else { 129 };
-                    message[4..6].copy_from_slice(&[0xab, 0xcd]);
-                }
-                std::future::poll_fn(|cx| {
-                    guest.poll_send_with(cx, |room| {
-                        room[..message.len()].copy_from_slice(&message);
-                        Ok(message.len())
-                    })
-                })
-                .await
-                .unwrap();
+                return_one(&mut guest).await;
             }
         })
     }
+}
+
+/// Sends a datagram back as it came, an echo request as its reply with an identifier of the host.
+async fn return_one(guest: &mut GuestDatagrams) {
+    let mut message = std::future::poll_fn(|cx| guest.poll_receive(cx)).await;
+    if guest.kind() == DatagramKind::Echo {
+        message[0] = if message[0] == 8 { 0 } else { 129 };
+        message[4..6].copy_from_slice(&[0xab, 0xcd]);
+    }
+    let copy = |room: &mut [u8]| {
+        room[..message.len()].copy_from_slice(&message);
+        Ok(message.len())
+    };
+    let sent = std::future::poll_fn(|cx| guest.poll_send_with(cx, copy));
+    sent.await.unwrap();
 }
 
 struct Service {

@@ -51,9 +51,50 @@ fn records(records: &[(u8, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
+/// What is neither TCP nor UDP.
+fn others() -> [(String, Vec<u8>); 2] {
+    let addresses = LinkAddresses::default();
+    let [v4, v6] = public();
+    let (guest4, guest6) = (addresses.guest_v4.into(), addresses.guest_v6.into());
+    let echo4 = frame(guest4, v4, IpProtocol::Icmp, &[8, 0, 0, 0, 1, 2, 3, 4]);
+    let echo6 = frame(guest6, v6, IpProtocol::Icmpv6, &[128, 0, 0, 0, 1, 2, 3, 4]);
+    let mut fragment = udp(v4, 123, b"part");
+    fragment[20] = 0x20;
+    let fragment6 = frame(
+        guest6,
+        v6,
+        IpProtocol::Ipv6Frag,
+        &[17, 0, 0, 1, 0, 0, 0, 1, 0, 0],
+    );
+    let others = (
+        "others".to_owned(),
+        records(&[
+            (GO_ON, echo4),
+            (GO_ON, echo6),
+            (0, fragment),
+            (0, fragment6),
+        ]),
+    );
+    let mut arp = [&addresses.gateway_mac[..], &addresses.guest_mac, &[8, 6]].concat();
+    arp.extend_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
+    arp.extend_from_slice(&addresses.guest_mac);
+    arp.extend_from_slice(&addresses.guest_v4.octets());
+    arp.extend_from_slice(&[0; 6]);
+    arp.extend_from_slice(&addresses.gateway_v4.octets());
+    let gateway6 = addresses.gateway_v6.into();
+    let mut solicit = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    solicit.extend_from_slice(&addresses.gateway_v6.octets());
+    solicit.extend_from_slice(&[1, 1]);
+    solicit.extend_from_slice(&addresses.guest_mac);
+    let solicit = frame(guest6, gateway6, IpProtocol::Icmpv6, &solicit);
+    [
+        others,
+        ("neighbours".to_owned(), records(&[(0, arp), (0, solicit)])),
+    ]
+}
+
 /// By name.
 fn seeds() -> Vec<(String, Vec<u8>)> {
-    let addresses = LinkAddresses::default();
     let mut seeds = Vec::new();
     for (family, to) in ["v4", "v6"].into_iter().zip(public()) {
         let mut add = |name: &str, list: &[(u8, Vec<u8>)]| {
@@ -130,40 +171,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
         let late = |bits: u8| (GO_ON | (bits << 5), tcp(to, TcpControl::Psh, 100, b"late"));
         add("late", &[syn(), late(3), late(5), late(6), late(7), syn()]);
     }
-    let [v4, v6] = public();
-    let (guest4, guest6) = (addresses.guest_v4.into(), addresses.guest_v6.into());
-    let echo4 = frame(guest4, v4, IpProtocol::Icmp, &[8, 0, 0, 0, 1, 2, 3, 4]);
-    let echo6 = frame(guest6, v6, IpProtocol::Icmpv6, &[128, 0, 0, 0, 1, 2, 3, 4]);
-    let mut fragment = udp(v4, 123, b"part");
-    fragment[20] = 0x20;
-    let fragment6 = frame(
-        guest6,
-        v6,
-        IpProtocol::Ipv6Frag,
-        &[17, 0, 0, 1, 0, 0, 0, 1, 0, 0],
-    );
-    seeds.push((
-        "others".to_owned(),
-        records(&[
-            (GO_ON, echo4),
-            (GO_ON, echo6),
-            (0, fragment),
-            (0, fragment6),
-        ]),
-    ));
-    let mut arp = [&addresses.gateway_mac[..], &addresses.guest_mac, &[8, 6]].concat();
-    arp.extend_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
-    arp.extend_from_slice(&addresses.guest_mac);
-    arp.extend_from_slice(&addresses.guest_v4.octets());
-    arp.extend_from_slice(&[0; 6]);
-    arp.extend_from_slice(&addresses.gateway_v4.octets());
-    let gateway6 = addresses.gateway_v6.into();
-    let mut solicit = vec![135, 0, 0, 0, 0, 0, 0, 0];
-    solicit.extend_from_slice(&addresses.gateway_v6.octets());
-    solicit.extend_from_slice(&[1, 1]);
-    solicit.extend_from_slice(&addresses.guest_mac);
-    let solicit = frame(guest6, gateway6, IpProtocol::Icmpv6, &solicit);
-    seeds.push(("neighbours".to_owned(), records(&[(0, arp), (0, solicit)])));
+    seeds.extend(others());
     seeds
 }
 
