@@ -189,7 +189,7 @@ pub enum PacketProtocol {
 }
 
 impl PacketProtocol {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",

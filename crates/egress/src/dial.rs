@@ -167,7 +167,7 @@ impl DialError {
         }
     }
 
-    fn from_io(target: SocketAddr, source: io::Error) -> Self {
+    pub(crate) fn from_io(target: SocketAddr, source: io::Error) -> Self {
         use io::ErrorKind as Kind;
         match source.kind() {
             Kind::ConnectionRefused | Kind::ConnectionReset => Self::Refused { target },

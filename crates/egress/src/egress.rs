@@ -187,7 +187,12 @@ impl Egress {
     /// # Errors
     /// When it is denied (recorded) or the upstream cannot be reached.
     pub async fn open(&self, request: ConnectRequest) -> Result<OpenFlow, OpenError> {
-        let flow = self.shared.judge(request)?;
+        let flow = self.shared.decide(request).map_err(|denial| {
+            self.shared.record_denied(&denial);
+            OpenError::Denied {
+                reason: denial.reason,
+            }
+        })?;
         // Written also when the guest gives up meanwhile.
         let mut opening = Record::begin(&self.shared, Kind::Connect, flow.place());
         opening.failed(DenyReason::UpstreamFailed);
@@ -211,6 +216,10 @@ impl Egress {
         })
     }
 
+    pub(crate) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
     /// Records a packet that the gateway denied because it belongs to no connection; `unseen` such packets were not
     /// even told here.
     pub fn record_denied_packet(&self, packet: DeniedPacket, unseen: u64) {
@@ -218,6 +227,15 @@ impl Egress {
             .audit
             .record_packet(self.shared.source(), packet, unseen);
     }
+}
+
+/// Why a flow may not be, and where it was to go.
+#[derive(Debug)]
+pub(crate) struct Denial {
+    names: Vec<HostName>,
+    address: IpAddr,
+    port: u16,
+    pub(crate) reason: DenyReason,
 }
 
 /// A judged flow.
@@ -262,7 +280,7 @@ impl Shared {
         self.policy.intercepts_nothing() && self.credentials.scanner().is_empty()
     }
 
-    fn judge(&self, request: ConnectRequest) -> Result<Flow, OpenError> {
+    pub(crate) fn decide(&self, request: ConnectRequest) -> Result<Flow, Denial> {
         let ConnectRequest {
             mut names,
             address,
@@ -300,8 +318,12 @@ impl Shared {
             verdict = ConnectVerdict::Deny(DenyReason::AuditUnavailable);
         }
         if let ConnectVerdict::Deny(reason) = verdict {
-            self.record_denied(&names, address, port, reason);
-            return Err(OpenError::Denied { reason });
+            return Err(Denial {
+                names,
+                address,
+                port,
+                reason,
+            });
         }
         let rule = self.policy.rule(&facts);
         // What is no host for this guest is none that its requests may name.
@@ -340,13 +362,13 @@ impl Shared {
     }
 
     /// Records a connection that is denied.
-    fn record_denied(&self, names: &[HostName], address: IpAddr, port: u16, reason: DenyReason) {
+    fn record_denied(&self, denial: &Denial) {
         let mut event = AuditEvent::new(self.source(), Kind::Connect);
-        event.host = names.first().map(HostName::as_str);
-        event.address = Some(address);
-        event.port = Some(port);
+        event.host = denial.names.first().map(HostName::as_str);
+        event.address = Some(denial.address);
+        event.port = Some(denial.port);
         event.verdict = Some(Verdict::Deny);
-        event.reason = Some(reason);
+        event.reason = Some(denial.reason);
         let _broken_is_remembered = self.audit.record(&event);
     }
 }

@@ -141,6 +141,7 @@ impl Flow {
             host: self.names.first().cloned(),
             address: self.address,
             port: self.port,
+            protocol: None,
             rule: self.rule.clone(),
             proxy: self.route.proxy().map(|proxy| proxy.to_string().into()),
             method: None,

@@ -19,6 +19,7 @@ mod body;
 mod ca;
 mod client_hello;
 mod credential;
+mod datagrams;
 mod dial;
 mod egress;
 mod exchange;
@@ -46,6 +47,7 @@ pub use client_hello::fuzz_client_hello;
 pub use credential::{
     BoundCredential, HeaderRule, HeaderRuleError, SecretSource, SecretUnavailable,
 };
+pub use datagrams::{DatagramKind, DatagramRecord};
 pub use dial::DialError;
 pub use egress::{
     ConnectRequest, Egress, EgressConfig, EgressError, FlowEnd, OpenError, OpenFlow,

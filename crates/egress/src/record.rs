@@ -7,7 +7,7 @@ use std::time::Instant;
 use agent_vm_policy::{DenyReason, HostName, Rule};
 use http::{Method, StatusCode};
 
-use crate::audit::{AuditEvent, Kind, Verdict, bounded_path};
+use crate::audit::{AuditEvent, Kind, PacketProtocol, Verdict, bounded_path};
 use crate::egress::Shared;
 use crate::splice::Traffic;
 
@@ -32,6 +32,8 @@ pub(crate) struct Place {
     pub(crate) host: Option<HostName>,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
+    /// What carries it; TCP has no word of its own.
+    pub(crate) protocol: Option<PacketProtocol>,
     /// The proxy it goes through.
     pub(crate) proxy: Option<Rc<str>>,
     /// What let it pass.
@@ -136,7 +138,7 @@ impl Drop for Record {
             host: self.place.host.as_ref().map(HostName::as_str),
             address: Some(self.place.address),
             port: Some(self.place.port),
-            protocol: None,
+            protocol: self.place.protocol.map(PacketProtocol::name),
             method: self.place.method.as_ref().map(Method::as_str),
             path: self.place.path.take(),
             verdict: Some(self.outcome.verdict),

@@ -5,13 +5,17 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use agent_vm_egress::{
-    ConnectRequest, DeniedPacket, Egress, FlowEnd, OpenError, OpenFlow, PacketProtocol,
+    ConnectRequest, DatagramKind as EgressDatagrams, DatagramRecord, DeniedPacket, Egress, FlowEnd,
+    OpenError, OpenFlow, PacketProtocol,
 };
 use agent_vm_gateway::{
-    Denied, DenyReason as GatewayReason, FlowHandler, FlowRefusal, FlowRequest, GuestStream,
-    LocalBoxFuture, NameTreatment, OpenedFlow, Transport,
+    DatagramKind, DatagramRequest, Denied, DenyReason as GatewayReason, FlowHandler, FlowRefusal,
+    FlowRequest, GuestDatagrams, GuestStream, LocalBoxFuture, NameTreatment, OpenedDatagrams,
+    OpenedFlow, OpeningDatagrams, Relayed, Transport, relay_datagrams,
 };
 use agent_vm_policy::{DenyReason, HOST_SERVICE_NAME, HostName, Policy, classify};
+
+use tokio::net::UdpSocket;
 
 use crate::request::ResolveOverride;
 
@@ -32,22 +36,32 @@ impl FlowHandler for EgressHandler {
         request: FlowRequest,
     ) -> LocalBoxFuture<'static, Result<Box<dyn OpenedFlow>, FlowRefusal>> {
         Box::pin(async move {
-            // A name that is no host name was never answered with an address by us; it decides nothing.
-            let names = request
-                .names
-                .iter()
-                .filter_map(|name| HostName::parse(name).ok())
-                .collect();
-            let request = ConnectRequest {
-                names,
-                address: request.address,
-                port: request.port,
-            };
+            let request = connect_request(&request.names, request.address, request.port);
             match self.egress.open(request).await {
                 Ok(flow) => Ok(Box::new(EgressFlow(flow)) as Box<dyn OpenedFlow>),
                 Err(error) => Err(refusal(&error)),
             }
         })
+    }
+
+    fn open_datagrams(self: Rc<Self>, request: DatagramRequest) -> Option<OpeningDatagrams> {
+        let kind = match request.kind {
+            DatagramKind::Udp => EgressDatagrams::Udp,
+            DatagramKind::Echo => EgressDatagrams::Echo,
+        };
+        let request = connect_request(&request.names, request.address, request.port);
+        Some(Box::pin(async move {
+            match self.egress.open_datagrams(kind, request).await {
+                Ok((socket, record)) => {
+                    let count = Count {
+                        record,
+                        relayed: Relayed::default(),
+                    };
+                    Ok(Box::new(EgressDatagramFlow { socket, count }) as Box<dyn OpenedDatagrams>)
+                }
+                Err(error) => Err(refusal(&error)),
+            }
+        }))
     }
 
     fn address_allowed(&self, _name: &str, address: IpAddr) -> bool {
@@ -84,6 +98,16 @@ impl FlowHandler for EgressHandler {
     }
 }
 
+/// A name that is no host name was never answered with an address by us; it decides nothing.
+fn connect_request(names: &[String], address: IpAddr, port: u16) -> ConnectRequest {
+    let names = names.iter().filter_map(|name| HostName::parse(name).ok());
+    ConnectRequest {
+        names: names.collect(),
+        address,
+        port,
+    }
+}
+
 /// Names that lead where the user says, whatever a name server says.
 pub(crate) fn overridden_names(resolve: &[ResolveOverride], policy: &Policy) -> Vec<String> {
     let exists = |name: &&HostName| policy.decide_name(name).is_ok();
@@ -114,6 +138,33 @@ impl OpenedFlow for EgressFlow {
                 FlowEnd::Finished | FlowEnd::Reset => {}
             }
         })
+    }
+}
+
+struct EgressDatagramFlow {
+    socket: UdpSocket,
+    count: Count,
+}
+
+impl OpenedDatagrams for EgressDatagramFlow {
+    fn serve(self: Box<Self>, guest: GuestDatagrams) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move {
+            let Self { socket, count } = *self;
+            relay_datagrams(guest, socket, &count.relayed).await;
+        })
+    }
+}
+
+/// What has passed is recorded however the flow ends.
+struct Count {
+    record: DatagramRecord,
+    relayed: Relayed,
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        let Self { record, relayed } = self;
+        record.passed(relayed.up.get(), relayed.down.get());
     }
 }
 

@@ -5,10 +5,10 @@
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    clippy::print_stderr,
-    reason = "tests start real proxies and say when there are none"
+    reason = "tests start real proxies"
 )]
 
+mod datagrams;
 mod denials;
 mod grants;
 mod http;

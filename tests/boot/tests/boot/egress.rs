@@ -1,5 +1,7 @@
 //! D1, D2, D7, D9, D10 and C2 against guest root: what is not allowed is refused at once and written to the audit log.
 
+use std::net::UdpSocket;
+
 use agent_vm_boot_tests::{Finished, Machine};
 use agent_vm_test_support::canary::Canary;
 use anyhow::{Context as _, Result};
@@ -86,21 +88,55 @@ fn addresses_that_are_not_public_are_refused_in_every_notation() -> Result<()> {
 }
 
 #[test]
-fn other_name_servers_raw_packets_and_quic_are_refused_and_logged() -> Result<()> {
+fn other_name_servers_are_refused_and_datagrams_pass_where_the_address_decides() -> Result<()> {
     let machine = Machine::new()?;
-    let script = "nslookup example.com 8.8.8.8 >/dev/null 2>&1 && echo LEAK dns; \
-        ping -c 1 -W 5 8.8.8.8 >/dev/null 2>&1 && echo LEAK icmp; \
-        ping -6 -c 1 -W 5 2001:4860:4860::8888 >/dev/null 2>&1 && echo LEAK icmp6; \
-        bash -c 'echo x > /dev/udp/8.8.4.4/443'; \
-        bash -c 'echo x > /dev/udp/1.1.1.1/9999'; echo done";
-    let (finished, events) = audited(&machine, &[], script)?;
-    assert_eq!(finished.stdout, "done\n");
-    for address in ["8.8.8.8", "8.8.4.4", "1.1.1.1", "2001:4860:4860::8888"] {
+    let server = UdpSocket::bind("127.0.0.1:0")?;
+    let port = server.local_addr()?.port();
+    let answering = std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        let (received, guest) = server.recv_from(&mut buffer)?;
+        server.send_to(b"answered\n", guest)?;
+        std::io::Result::Ok(buffer[..received].to_vec())
+    });
+    let options = [
+        "--allow-host",
+        "--secret",
+        "TOK@api.example.test",
+        "--resolve",
+        "api.example.test:443:127.0.0.1:9",
+    ];
+    let script = format!(
+        "nslookup example.com 8.8.8.8 >/dev/null 2>&1 && echo LEAK dns; \
+        ping -c 1 -W 5 10.0.0.1 >/dev/null 2>&1 && echo LEAK icmp; \
+        ping -6 -c 1 -W 5 fd00:ec2::254 >/dev/null 2>&1 && echo LEAK icmp6; \
+        bash -c 'echo x > /dev/udp/api.example.test/443'; \
+        bash -c 'echo x > /dev/udp/169.254.169.254/9999'; \
+        bash -c 'echo x > /dev/udp/8.8.4.4/9999'; \
+        bash -c 'exec 3<>/dev/udp/host.agent-vm.internal/{port}; echo asked >&3; read -t 60 -u 3 said; echo $said'"
+    );
+    let (finished, events) = audited(&machine, &options, &script)?;
+    assert_eq!(finished.stdout, "answered\n");
+    assert_eq!(
+        answering.join().expect("it only receives and sends")?,
+        b"asked\n"
+    );
+    for address in ["8.8.8.8", "10.0.0.1", "fd00:ec2::254", "169.254.169.254"] {
         assert!(
             !denials(&events, "address", address).is_empty(),
             "{address} is not in the log: {events:?}"
         );
     }
+    let udp = |port: u16| {
+        let of_port = |event: &&Value| event["protocol"] == "udp" && event["port"] == port;
+        events
+            .iter()
+            .find(of_port)
+            .map(|event| event["verdict"].clone())
+    };
+    assert_eq!(udp(443), Some("deny".into()), "{events:?}");
+    assert_eq!(udp(port), Some("tunnel".into()), "{events:?}");
+    let public = |event: &Value| event["address"] == "8.8.4.4" && event["verdict"] != "deny";
+    assert!(events.iter().any(public), "{events:?}");
     Ok(())
 }
 
