@@ -112,7 +112,7 @@ fn other_name_servers_are_refused_and_datagrams_pass_where_the_address_decides()
         bash -c 'echo x > /dev/udp/api.example.test/443'; \
         bash -c 'echo x > /dev/udp/169.254.169.254/9999'; \
         bash -c 'echo x > /dev/udp/8.8.4.4/9999'; \
-        bash -c 'exec 3<>/dev/udp/host.agent-vm.internal/{port}; echo asked >&3; read -t 60 -u 3 said; echo $said'"
+        bash -c 'exec 3<>/dev/udp/host.agent-vm.internal/{port}; echo asked >&3; timeout 60 head -n 1 <&3'"
     );
     let (finished, events) = audited(&machine, &options, &script)?;
     assert_eq!(finished.stdout, "answered\n");
