@@ -35,7 +35,7 @@ const DEFAULT_TIMEOUT_SECONDS: u64 = 900;
 const TIMED_OUT: u8 = 124;
 
 /// How many emulated hosts one run may lose to the emulator.
-pub(crate) const MAX_HOSTS: usize = 8;
+pub(crate) const MAX_HOSTS: usize = 16;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LabArguments {
