@@ -21,7 +21,9 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::launch_request::Context;
-use crate::setup_files::{Links, SetupFileError, USER_CONFIG, read_text, user_directory};
+use crate::setup_files::{
+    Links, SetupFileError, USER_CONFIG, read_text, read_toml, user_directory,
+};
 
 /// What the user says about images.
 #[derive(Debug)]
@@ -91,13 +93,9 @@ impl ImageSettings {
 
     fn read_in(directory: &Path) -> Result<Self, ImageSettingsError> {
         let path = directory.join(USER_CONFIG);
-        let raw = match read_text(&path, Links::Followed)? {
-            None => Raw::default(),
-            Some(text) => toml::from_str(&text).map_err(|source| ImageSettingsError::Syntax {
-                path: path.clone(),
-                source,
-            })?,
-        };
+        let raw: Raw = read_toml(&path, Links::Followed, |path, source| {
+            ImageSettingsError::Syntax { path, source }
+        })?;
         let RawImage {
             update_check,
             signature,

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::args::NetworkOptions;
-use crate::setup_files::{Links, PROJECT_CONFIG, SetupFileError, USER_CONFIG, read_text};
+use crate::setup_files::{Links, PROJECT_CONFIG, SetupFileError, USER_CONFIG, read_toml};
 
 /// Most hosts, and most addresses, that one file may list: each connection is compared with all of them.
 const MAX_LISTED: usize = 4096;
@@ -187,15 +187,11 @@ fn project(path: &Path) -> Result<Option<Scope>, NetworkSettingsError> {
 }
 
 fn read_file(path: &Path, links: Links) -> Result<RawNetwork, NetworkSettingsError> {
-    let Some(text) = read_text(path, links)? else {
-        return Ok(RawNetwork::default());
-    };
-    let raw: Result<Raw, _> = toml::from_str(&text);
-    raw.map(|raw| raw.network)
-        .map_err(|source| NetworkSettingsError::Syntax {
-            path: path.to_owned(),
-            source,
-        })
+    let raw: Raw = read_toml(path, links, |path, source| NetworkSettingsError::Syntax {
+        path,
+        source,
+    })?;
+    Ok(raw.network)
 }
 
 fn one<T>(

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::args::{PublishFormError, PublishOptions, parse_publish};
-use crate::setup_files::{Links, SetupFileError, USER_CONFIG, read_text};
+use crate::setup_files::{Links, SetupFileError, USER_CONFIG, read_toml};
 
 /// Most ports that are named.
 const MAX_PORTS: usize = 256;
@@ -75,13 +75,9 @@ pub(crate) fn read(
     directory: &Path,
 ) -> Result<PublishSettings, PublishSettingsError> {
     let path = directory.join(USER_CONFIG);
-    let raw = match read_text(&path, Links::Followed)? {
-        None => Raw::default(),
-        Some(text) => toml::from_str(&text).map_err(|source| PublishSettingsError::Syntax {
-            path: path.clone(),
-            source,
-        })?,
-    };
+    let raw: Raw = read_toml(&path, Links::Followed, |path, source| {
+        PublishSettingsError::Syntax { path, source }
+    })?;
     let RawPublish {
         ports: texts,
         auto,

@@ -282,6 +282,27 @@ pub(crate) fn read_text(path: &Path, links: Links) -> Result<Option<String>, Set
     })
 }
 
+/// A TOML file in its form; the default when there is none. `not_understood` makes the error of its syntax.
+///
+/// # Errors
+/// That one, and those of [`read_text`].
+pub(crate) fn read_toml<T, E>(
+    path: &Path,
+    links: Links,
+    not_understood: impl FnOnce(PathBuf, toml::de::Error) -> E,
+) -> Result<T, E>
+where
+    T: Default + serde::de::DeserializeOwned,
+    E: From<SetupFileError>,
+{
+    match read_text(path, links)? {
+        None => Ok(T::default()),
+        Some(text) => {
+            toml::from_str(&text).map_err(|source| not_understood(path.to_owned(), source))
+        }
+    }
+}
+
 /// A regular file, whole; `None` when there is none.
 fn read_file(path: &Path, links: Links) -> Result<Option<Vec<u8>>, SetupFileError> {
     let unreadable = |source| SetupFileError::Read {

@@ -23,6 +23,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit};
 
 use crate::control::{ControlError, FrameStream, poll_for};
@@ -367,6 +368,26 @@ impl Kind {
             bytes.abort();
         }
     }
+}
+
+/// A socket that connects, or is about to, to the last of `targets` that can be tried; those tried are taken off.
+fn connect_next(targets: &mut Vec<SocketAddr>, kind: SocketType) -> Option<OwnedFd> {
+    while let Some(target) = targets.pop() {
+        let family = if target.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = rustix::net::socket_with(family, kind, flags, None) else {
+            continue;
+        };
+        match rustix::net::connect(&socket, &target) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => return Some(socket),
+            Err(_) => {}
+        }
+    }
+    None
 }
 
 /// As many descriptors as streams need; with fewer, opening fails and the client is reset.

@@ -14,6 +14,8 @@ use agent_vm_protocol::MAX_LISTENING;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+use crate::netlink::{AF_INET, AF_INET6, HEADER, NLM_F_REQUEST, NLMSG_ERROR};
+
 /// Time between two looks: with what the host needs, a third of the half second there is.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -21,16 +23,11 @@ const LOOK: Duration = Duration::from_millis(200);
 const MAX_PROC_BYTES: u64 = 256 * 1024;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const IPPROTO_TCP: u8 = 6;
 const TCP_LISTEN: u8 = 10;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-/// `struct nlmsghdr`, `struct inet_diag_req_v2`, `struct inet_diag_msg` in bytes.
-const HEADER: usize = 16;
+/// `struct inet_diag_req_v2`, `struct inet_diag_msg` in bytes.
 const REQUEST: usize = 56;
 const ANSWER: usize = 72;
 

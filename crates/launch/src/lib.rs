@@ -26,6 +26,7 @@ mod resolve;
 pub mod session;
 
 pub use agent_vm_egress::{ProxyError, ProxyServer, ProxySettings, audit_files};
+pub use agent_vm_protocol::PortProtocol;
 pub use attach::{AttachError, NotStarted};
 pub use base::{
     BaseError, BaseEvent, BaseId, BaseKind, BaseProject, BaseRecord, BaseStore, BaseStoreError,
@@ -45,8 +46,7 @@ pub use plan::{
 };
 pub use prepare::{PrepareError, Prepared};
 pub use publish::{
-    AutoPublish, BindError, MAX_MIRRORED, PublishEvent, PublishProtocol, PublishSettings,
-    PublishedPort,
+    AutoPublish, BindError, MAX_MIRRORED, PublishEvent, PublishSettings, PublishedPort,
 };
 pub use request::{
     Diagnostics, ImageSource, LaunchRequest, Machine as MachineSize, Mount, NetworkSettings,

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use agent_vm_protocol::Forwarding;
+use agent_vm_protocol::{Forwarding, PortProtocol};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -28,7 +28,7 @@ mod settings;
 pub use bind::BindError;
 pub(crate) use bind::{BoundPorts, bind};
 pub use mirror::MAX_MIRRORED;
-pub use settings::{AutoPublish, PublishProtocol, PublishSettings, PublishedPort};
+pub use settings::{AutoPublish, PublishSettings, PublishedPort};
 
 use bind::Bound;
 use mirror::Mirror;
@@ -45,7 +45,7 @@ pub enum PublishEvent {
         /// Port of the guest.
         guest_port: u16,
         /// What it speaks.
-        protocol: PublishProtocol,
+        protocol: PortProtocol,
         /// Where it is on the host.
         at: SocketAddr,
     },
@@ -141,7 +141,7 @@ impl Publishing {
         }
         if let Some(auto) = publish.settings.auto {
             let asked = publish.settings.ports.iter();
-            let asked = asked.filter(|port| port.protocol == PublishProtocol::Tcp);
+            let asked = asked.filter(|port| port.protocol == PortProtocol::Tcp);
             let except = asked.map(|port| port.guest_port).chain(auto.except);
             let mirror = Mirror::new(Rc::clone(&mux), except.collect(), news);
             services.spawn_local(mirror.follow());

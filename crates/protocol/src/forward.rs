@@ -17,6 +17,8 @@
 //! `Data`; one that does not fit into the window is lost, as datagrams are. Messages for a stream that is unknown or over
 //! are ignored: they crossed its end.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::MAX_CHUNK;
@@ -40,11 +42,22 @@ pub struct StreamId(pub u32);
 
 /// What a port speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PortProtocol {
     /// Byte streams.
     Tcp,
     /// Datagrams.
     Udp,
+}
+
+/// As in `/tcp` and `/udp` of a port's notation.
+impl fmt::Display for PortProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 /// What the guest does about its ports. In `Boot`.

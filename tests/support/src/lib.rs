@@ -7,6 +7,7 @@
 )]
 
 pub mod canary;
+pub mod fuzz_corpus;
 pub mod image_tree;
 pub mod layered_image;
 pub mod registry;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use agent_vm_launch::{PublishProtocol, PublishedPort};
+use agent_vm_launch::{PortProtocol, PublishedPort};
 use clap::Args;
 use thiserror::Error;
 
@@ -46,9 +46,9 @@ pub(crate) enum PublishFormError {
 /// When the text has another form.
 pub(crate) fn parse_publish(text: &str) -> Result<PublishedPort, PublishFormError> {
     let (ports, protocol) = match text.rsplit_once('/') {
-        None => (text, PublishProtocol::Tcp),
-        Some((ports, "tcp")) => (ports, PublishProtocol::Tcp),
-        Some((ports, "udp")) => (ports, PublishProtocol::Udp),
+        None => (text, PortProtocol::Tcp),
+        Some((ports, "tcp")) => (ports, PortProtocol::Tcp),
+        Some((ports, "udp")) => (ports, PortProtocol::Udp),
         Some(_) => return Err(PublishFormError::Form),
     };
     let (rest, guest) = ports.rsplit_once(':').ok_or(PublishFormError::Form)?;

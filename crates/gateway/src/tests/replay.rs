@@ -1,6 +1,7 @@
 //! Lists of frames for the fuzz target `frames`: what a guest may send in its life. They are tried here, and so is what
 //! fuzzing has left in `fuzz/corpus/frames`.
 
+use agent_vm_test_support::fuzz_corpus;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     IpAddress, IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
@@ -9,8 +10,6 @@ use smoltcp::wire::{
 use super::refusals::{frame, public, udp};
 use crate::config::LinkAddresses;
 use crate::fuzz_frames;
-
-const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/frames");
 
 /// Handler accepts, consumers work, acknowledgements fit.
 const GO_ON: u8 = 2 | 4 | 16;
@@ -192,19 +191,16 @@ fn no_list_of_frames_brings_the_switch_down() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a test reads its corpus")]
 fn what_fuzzing_found_stays_found() {
-    for entry in std::fs::read_dir(CORPUS).expect("the corpus is part of the checkout") {
-        fuzz_frames(&std::fs::read(entry.unwrap().path()).unwrap());
-    }
+    fuzz_corpus::replay("frames", fuzz_frames);
 }
 
 #[test]
 #[ignore = "writes the seeds into the fuzz corpus"]
-#[expect(clippy::disallowed_methods, reason = "a test writes its corpus")]
 fn write_fuzz_seeds() {
-    std::fs::create_dir_all(CORPUS).unwrap();
+    let directory = fuzz_corpus::directory("frames");
+    fs_err::create_dir_all(&directory).unwrap();
     for (name, seed) in seeds() {
-        std::fs::write(format!("{CORPUS}/{name}"), seed).unwrap();
+        fs_err::write(directory.join(name), seed).unwrap();
     }
 }

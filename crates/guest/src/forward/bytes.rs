@@ -8,11 +8,9 @@ use std::time::{Duration, Instant};
 use agent_vm_protocol::{FORWARD_WINDOW, ForwardReply, MAX_GUEST_WRITE, StreamId};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt,
-};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
 
-use super::{CONNECT_LIMIT, Frames, Progress};
+use super::{CONNECT_LIMIT, Frames, Progress, connect_next};
 use crate::control::ControlError;
 
 /// Credit is sent back in pieces of at least this many bytes.
@@ -60,7 +58,7 @@ impl ByteStream {
     /// Begins to connect to the first target that does not refuse at once.
     pub(super) fn open(mut targets: Vec<SocketAddr>) -> Option<Self> {
         targets.reverse();
-        let socket = connect_next(&mut targets)?;
+        let socket = connect_next(&mut targets, SocketType::STREAM)?;
         Some(Self {
             socket,
             fresh: true,
@@ -176,7 +174,7 @@ impl ByteStream {
             let _ = sockopt::set_tcp_nodelay(&self.socket, true);
             return self.pump_up(id, frames);
         }
-        let Some(socket) = connect_next(others) else {
+        let Some(socket) = connect_next(others, SocketType::STREAM) else {
             return Ok(Progress::Broken);
         };
         self.socket = socket;
@@ -258,24 +256,4 @@ impl ByteStream {
             Progress::Open
         }
     }
-}
-
-/// A socket that connects to the last of `targets` that can be tried; those tried are taken off.
-fn connect_next(targets: &mut Vec<SocketAddr>) -> Option<OwnedFd> {
-    while let Some(target) = targets.pop() {
-        let family = if target.is_ipv4() {
-            AddressFamily::INET
-        } else {
-            AddressFamily::INET6
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(socket) = rustix::net::socket_with(family, SocketType::STREAM, flags, None) else {
-            continue;
-        };
-        match rustix::net::connect(&socket, &target) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => return Some(socket),
-            Err(_) => {}
-        }
-    }
-    None
 }

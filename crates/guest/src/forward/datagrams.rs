@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use agent_vm_protocol::{FORWARD_WINDOW, ForwardReply, MAX_CHUNK, StreamId};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags, SocketType};
 
-use super::{Frames, Progress};
+use super::{Frames, Progress, connect_next};
 use crate::control::ControlError;
 
 /// Datagrams of one peer read in one turn at most.
@@ -31,7 +31,7 @@ impl DatagramStream {
     pub(super) fn open(mut targets: Vec<SocketAddr>) -> Option<Self> {
         targets.reverse();
         Some(Self {
-            socket: connect_next(&mut targets)?,
+            socket: connect_next(&mut targets, SocketType::DGRAM)?,
             fresh: true,
             others: targets,
             unanswered: Some(Vec::new()),
@@ -110,7 +110,7 @@ impl DatagramStream {
         let Some(said) = self.unanswered.clone() else {
             return Progress::Broken;
         };
-        let Some(socket) = connect_next(&mut self.others) else {
+        let Some(socket) = connect_next(&mut self.others, SocketType::DGRAM) else {
             return Progress::Broken;
         };
         self.socket = socket;
@@ -119,22 +119,4 @@ impl DatagramStream {
         let _ = self.send(&said);
         Progress::Open
     }
-}
-
-fn connect_next(targets: &mut Vec<SocketAddr>) -> Option<OwnedFd> {
-    while let Some(target) = targets.pop() {
-        let family = if target.is_ipv4() {
-            AddressFamily::INET
-        } else {
-            AddressFamily::INET6
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(socket) = rustix::net::socket_with(family, SocketType::DGRAM, flags, None) else {
-            continue;
-        };
-        if rustix::net::connect(&socket, &target).is_ok() {
-            return Some(socket);
-        }
-    }
-    None
 }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use agent_vm_test_support::fuzz_corpus;
 
 use super::*;
 use crate::test_archive::{TestArchive, TestEntry as E};
@@ -36,24 +36,15 @@ fn stored_input(layer: &[u8]) -> Vec<u8> {
     input
 }
 
-fn corpus(target: &str) -> PathBuf {
-    let parts = [env!("CARGO_MANIFEST_DIR"), "../../fuzz/corpus", target];
-    parts.iter().collect()
-}
-
 #[test]
 fn inputs_found_by_fuzzing_stored_layers_do_not_panic() {
-    let inputs: Vec<_> = fs_err::read_dir(corpus("stored_layer")).unwrap().collect();
-    assert!(inputs.len() >= 20, "{}", inputs.len());
-    for input in inputs {
-        fuzz_stored_layer(&fs_err::read(input.unwrap().path()).unwrap());
-    }
+    fuzz_corpus::replay("stored_layer", fuzz_stored_layer);
 }
 
 #[test]
 #[ignore = "writes layers with more and more entries as seeds into fuzz/corpus"]
 fn write_fuzz_seeds_of_stored_layers() {
-    fs_err::create_dir_all(corpus("stored_layer")).unwrap();
+    fs_err::create_dir_all(fuzz_corpus::directory("stored_layer")).unwrap();
     let entries = || {
         let many = (0..200).map(|number| E::symlink(format!("many/{number}"), "../usr"));
         [
@@ -78,7 +69,7 @@ fn write_fuzz_seeds_of_stored_layers() {
     };
     for count in (1..=entries().count()).filter(|count| *count < 16 || count % 20 == 0) {
         let layer = stored(&TestArchive::of(entries().take(count))).unwrap();
-        let seed = corpus("stored_layer").join(format!("seed-{count:03}"));
+        let seed = fuzz_corpus::directory("stored_layer").join(format!("seed-{count:03}"));
         fs_err::write(seed, stored_input(&layer)).unwrap();
     }
 }

@@ -1,8 +1,7 @@
 //! What fuzzing has found interesting is tried again at each test run, and the corpus is what fuzzing begins with.
 
-use std::path::PathBuf;
-
 use agent_vm_image::{fuzz_manifest, fuzz_merge, fuzz_tar};
+use agent_vm_test_support::fuzz_corpus;
 
 use crate::cases::GROUPS;
 
@@ -12,36 +11,19 @@ mod archive;
 /// The largest archive that is worth fuzzing with.
 const MAX_SEED: usize = 8 << 10;
 
-fn corpus(target: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../../fuzz/corpus", target]
-        .iter()
-        .collect()
-}
-
-fn replay(target: &str, body: impl Fn(&[u8])) {
-    let inputs: Vec<_> = fs_err::read_dir(corpus(target))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    assert!(inputs.len() >= 20, "{target}: {}", inputs.len());
-    for input in inputs {
-        body(&fs_err::read(input).unwrap());
-    }
-}
-
 #[test]
 fn inputs_found_by_fuzzing_archives_do_not_panic() {
-    replay("tar", |bytes| fuzz_tar(&archive::with_checksums(bytes)));
+    fuzz_corpus::replay("tar", |bytes| fuzz_tar(&archive::with_checksums(bytes)));
 }
 
 #[test]
 fn inputs_found_by_fuzzing_pax_records_do_not_panic() {
-    replay("pax", |bytes| fuzz_tar(&archive::with_records(bytes)));
+    fuzz_corpus::replay("pax", |bytes| fuzz_tar(&archive::with_records(bytes)));
 }
 
 #[test]
 fn inputs_found_by_fuzzing_stacks_of_layers_do_not_panic() {
-    replay("merge", |bytes| {
+    fuzz_corpus::replay("merge", |bytes| {
         let (lower, upper) = archive::two(bytes);
         fuzz_merge(&lower, &upper);
     });
@@ -49,20 +31,24 @@ fn inputs_found_by_fuzzing_stacks_of_layers_do_not_panic() {
 
 #[test]
 fn inputs_found_by_fuzzing_documents_do_not_panic() {
-    replay("manifest", fuzz_manifest);
+    fuzz_corpus::replay("manifest", fuzz_manifest);
 }
 
 #[test]
 #[ignore = "writes the cases as seeds into fuzz/corpus"]
 fn write_fuzz_seeds() {
     for target in ["tar", "manifest"] {
-        fs_err::create_dir_all(corpus(target)).unwrap();
+        fs_err::create_dir_all(fuzz_corpus::directory(target)).unwrap();
     }
     for case in GROUPS.iter().flat_map(|(_, cases)| cases.iter()) {
         let image = (case.image)();
         let put = |target: &str, part: &str, bytes: &[u8]| {
             if bytes.len() <= MAX_SEED {
-                fs_err::write(corpus(target).join(format!("{}-{part}", case.name)), bytes).unwrap();
+                fs_err::write(
+                    fuzz_corpus::directory(target).join(format!("{}-{part}", case.name)),
+                    bytes,
+                )
+                .unwrap();
             }
         };
         for (number, layer) in image.layers.iter().enumerate().take(3) {

@@ -3,7 +3,9 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-use super::settings::{PublishProtocol, PublishedPort};
+use agent_vm_protocol::PortProtocol;
+
+use super::settings::PublishedPort;
 
 /// A port of the host cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -96,13 +98,13 @@ pub(crate) fn bind(ports: &[PublishedPort]) -> Result<BoundPorts, BindError> {
 fn open(port: &PublishedPort) -> io::Result<(Bound, SocketAddr)> {
     let address = SocketAddr::new(port.bind, port.host_port);
     Ok(match port.protocol {
-        PublishProtocol::Tcp => {
+        PortProtocol::Tcp => {
             let socket = TcpListener::bind(address)?;
             socket.set_nonblocking(true)?;
             let at = socket.local_addr()?;
             (Bound::Tcp(socket), at)
         }
-        PublishProtocol::Udp => {
+        PortProtocol::Udp => {
             let socket = UdpSocket::bind(address)?;
             socket.set_nonblocking(true)?;
             let at = socket.local_addr()?;
@@ -124,7 +126,7 @@ fn error(port: PublishedPort, source: io::Error) -> BindError {
 mod tests {
     use super::*;
 
-    fn port(bind: &str, host_port: u16, protocol: PublishProtocol) -> PublishedPort {
+    fn port(bind: &str, host_port: u16, protocol: PortProtocol) -> PublishedPort {
         PublishedPort {
             bind: bind.parse().unwrap(),
             host_port,
@@ -135,7 +137,7 @@ mod tests {
 
     #[test]
     fn any_free_port_is_a_real_one() {
-        let any = port("127.0.0.1", 0, PublishProtocol::Tcp);
+        let any = port("127.0.0.1", 0, PortProtocol::Tcp);
         let bound = bind(&[any.clone(), any]).unwrap().addresses();
         assert!(bound.iter().all(|at| at.port() != 0));
         assert_ne!(bound[0], bound[1]);
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn tells_which_port_is_in_use_and_which_is_named_twice() {
-        for protocol in [PublishProtocol::Tcp, PublishProtocol::Udp] {
+        for protocol in [PortProtocol::Tcp, PortProtocol::Udp] {
             let holder = bind(&[port("127.0.0.1", 0, protocol)]).unwrap();
             let taken = port("127.0.0.1", holder.addresses()[0].port(), protocol);
             let error = bind(std::slice::from_ref(&taken)).unwrap_err();
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn tells_that_a_low_port_needs_a_privilege() {
-        let low = port("127.0.0.1", 80, PublishProtocol::Tcp);
+        let low = port("127.0.0.1", 80, PortProtocol::Tcp);
         let error = error(low, io::ErrorKind::PermissionDenied.into());
         assert_eq!(
             error.to_string(),
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn tells_that_an_address_is_not_of_this_host() {
-        let other = port("192.0.2.1", 0, PublishProtocol::Tcp);
+        let other = port("192.0.2.1", 0, PortProtocol::Tcp);
         let error = bind(&[other]).unwrap_err();
         assert!(matches!(error, BindError::NotHere { .. }), "{error}");
     }

@@ -8,11 +8,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use agent_vm_protocol::PortProtocol;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::mux::Mux;
-use super::settings::PublishProtocol;
 use super::{News, PublishEvent, bytes};
 
 /// Most ports mirrored at a time.
@@ -108,7 +108,7 @@ impl Mirror {
     }
 
     fn tell_open(&mut self, guest_port: u16, at: SocketAddr) {
-        let protocol = PublishProtocol::Tcp;
+        let protocol = PortProtocol::Tcp;
         let event = PublishEvent::Open {
             guest_port,
             protocol,

@@ -4,17 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use agent_vm_protocol::PortProtocol;
 use serde::Serialize;
-
-/// What a port speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PublishProtocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
 
 /// A port of the guest that appears on the host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -26,7 +17,7 @@ pub struct PublishedPort {
     /// Port of the guest, not 0.
     pub guest_port: u16,
     /// What it speaks.
-    pub protocol: PublishProtocol,
+    pub protocol: PortProtocol,
 }
 
 /// Every TCP port the guest listens at appears on 127.0.0.1 of the host, while it does.
@@ -43,15 +34,6 @@ pub struct PublishSettings {
     pub ports: Vec<PublishedPort>,
     /// And all others.
     pub auto: Option<AutoPublish>,
-}
-
-impl fmt::Display for PublishProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
 }
 
 /// As it is given: `127.0.0.1:8080:80/tcp`.

@@ -22,7 +22,7 @@ struct Rig {
     news: mpsc::Receiver<PublishEvent>,
 }
 
-fn port(host_port: u16, guest_port: u16, protocol: PublishProtocol) -> PublishedPort {
+fn port(host_port: u16, guest_port: u16, protocol: PortProtocol) -> PublishedPort {
     PublishedPort {
         bind: "127.0.0.1".parse().unwrap(),
         host_port,
@@ -66,7 +66,7 @@ async fn one() -> (Rig, TcpListener, SocketAddr) {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let guest_port = server.local_addr().unwrap().port();
     let mut rig = rig(PublishSettings {
-        ports: vec![port(0, guest_port, PublishProtocol::Tcp)],
+        ports: vec![port(0, guest_port, PortProtocol::Tcp)],
         auto: None,
     });
     let (told, at) = rig.opened().await;
@@ -210,7 +210,7 @@ fn each_udp_client_gets_its_own_answers() {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let guest_port = server.local_addr().unwrap().port();
         let mut rig = rig(PublishSettings {
-            ports: vec![port(0, guest_port, PublishProtocol::Udp)],
+            ports: vec![port(0, guest_port, PortProtocol::Udp)],
             auto: None,
         });
         let (_, at) = rig.opened().await;
@@ -292,7 +292,7 @@ fn mirrored_listener() {
 /// The guest's end of the frame stream, for what the real forwarder does not do.
 fn hostile() -> (Rig, std::os::unix::net::UnixStream) {
     let (publish, guest) = to_publish(PublishSettings {
-        ports: vec![port(0, 80, PublishProtocol::Tcp)],
+        ports: vec![port(0, 80, PortProtocol::Tcp)],
         auto: Some(AutoPublish::default()),
     });
     let (publishing, news) = Publishing::start(publish).unwrap();

@@ -1,7 +1,6 @@
 //! What fuzzing has found interesting is tried again at each test run, and the corpus is what fuzzing begins with.
 
-use std::path::PathBuf;
-
+use agent_vm_test_support::fuzz_corpus;
 use hickory_proto::op::{Edns, OpCode, Query as WireQuery, ResponseCode};
 use hickory_proto::rr::Record;
 use hickory_proto::rr::rdata::svcb::{Alpn, EchConfigList, IpHint, SvcParamKey, Unknown};
@@ -10,31 +9,14 @@ use hickory_proto::rr::rdata::{A, AAAA, HTTPS, MX, NULL, PTR, SRV, TXT};
 use super::super::test_server::{a, alias, answer, name, record, response, soa};
 use super::*;
 
-fn corpus(target: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../../fuzz/corpus", target]
-        .iter()
-        .collect()
-}
-
-fn replay(target: &str, body: impl Fn(&[u8])) {
-    let inputs: Vec<_> = fs_err::read_dir(corpus(target))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    assert!(inputs.len() >= 20, "{target}: {}", inputs.len());
-    for input in inputs {
-        body(&fs_err::read(input).unwrap());
-    }
-}
-
 #[test]
 fn questions_found_by_fuzzing_do_not_panic() {
-    replay("dns_query", fuzz_dns_query);
+    fuzz_corpus::replay("dns_query", fuzz_dns_query);
 }
 
 #[test]
 fn replies_found_by_fuzzing_do_not_panic_and_let_nothing_through() {
-    replay("dns_reply", fuzz_dns_reply);
+    fuzz_corpus::replay("dns_reply", fuzz_dns_reply);
 }
 
 #[test]
@@ -144,8 +126,12 @@ fn seed(kind: RecordType, reply: &Message) -> Vec<u8> {
 #[ignore = "writes seeds into fuzz/corpus"]
 fn write_fuzz_seeds() {
     let write = |target: &str, number: usize, bytes: &[u8]| {
-        fs_err::create_dir_all(corpus(target)).unwrap();
-        fs_err::write(corpus(target).join(format!("seed-{number}")), bytes).unwrap();
+        fs_err::create_dir_all(fuzz_corpus::directory(target)).unwrap();
+        fs_err::write(
+            fuzz_corpus::directory(target).join(format!("seed-{number}")),
+            bytes,
+        )
+        .unwrap();
     };
     for (number, (kind, reply)) in replies().iter().enumerate() {
         write("dns_reply", number, &seed(*kind, reply));
