@@ -316,7 +316,9 @@ fn refuse_tokens_in_plain(
         }
     }
     for credential in &credentials.credentials {
-        let token = credential.secret.expose();
+        let Some(token) = credential.exposed() else {
+            continue;
+        };
         let credential = credential.name.clone();
         if let Some(given) = options.env.iter().find(|given| given.value.contains(token)) {
             let place = format!("the value of --env {}", given.name);

@@ -70,6 +70,13 @@ impl ClaudeLogin {
         }
     }
 
+    /// The scopes, divided by spaces.
+    pub(crate) fn scope(&self) -> String {
+        let scopes = self.described.get("scopes").and_then(Value::as_array);
+        let words: Vec<&str> = scopes.into_iter().flatten().filter_map(plain).collect();
+        words.join(" ")
+    }
+
     /// Placeholders for the access and the refresh token.
     pub(crate) fn placeholders() -> Result<(Placeholder, Placeholder), MintError> {
         Ok((

@@ -11,9 +11,8 @@ use zeroize::Zeroizing;
 use crate::claude_login::{self, ClaudeLogin};
 use crate::credential::{Collected, Credential, HeaderSpec, Notice};
 use crate::host_environment::{HostEnvironment, ReadError};
-use crate::provider::{
-    ANTHROPIC_API, CLAUDE_REFRESH_HOST, ProviderId, VariableCredential, known_prefix,
-};
+use crate::provider::{ANTHROPIC_API, ProviderId, VariableCredential, known_prefix};
+use crate::refresh_endpoint::{self, RefreshFacts};
 use crate::secret_spec::{SecretSource, SecretSpec};
 
 /// Why credentials could not be collected.
@@ -165,11 +164,12 @@ pub fn collect_secrets(
             .push((spec.name.clone(), placeholder.to_string()));
         all.credentials.push(Credential {
             name: spec.name.clone(),
-            secret,
+            secret: Some(secret),
             placeholder,
             hosts: spec.hosts.clone(),
             header: spec.header.clone(),
             source,
+            refresh: None,
         });
     }
     Ok(all)
@@ -205,26 +205,36 @@ fn claude_credentials(
     let source = path.display().to_string();
     let mut found = Collected {
         guest_files: vec![login.guest_file(&access, &refresh)],
-        refused_hosts: hosts(&[CLAUDE_REFRESH_HOST]),
+        refused_hosts: hosts(&[refresh_endpoint::ANTHROPIC.host]),
         ..Collected::default()
     };
     found.credentials.push(Credential {
         name: "claude-login".to_owned(),
-        secret: login.access.clone(),
+        secret: Some(login.access.clone()),
         placeholder: access,
         hosts: hosts(ANTHROPIC_API),
         header: HeaderSpec::bearer(),
         source: source.clone(),
+        refresh: login.refresh.is_some().then(|| RefreshFacts {
+            endpoint: &refresh_endpoint::ANTHROPIC,
+            file: path.to_owned(),
+            fields: &refresh_endpoint::CLAUDE_FIELDS,
+            expires: login.expires,
+            refresh_placeholder: refresh.clone(),
+            guest_id_token: None,
+            guest_scope: login.scope(),
+        }),
     });
     if let Some(secret) = &login.refresh {
         // Known to the egress only so that it is refused wherever it turns up.
         found.credentials.push(Credential {
             name: "claude-login-refresh".to_owned(),
-            secret: secret.clone(),
+            secret: Some(secret.clone()),
             placeholder: refresh,
             hosts: Vec::new(),
             header: HeaderSpec::bearer(),
             source: source.clone(),
+            refresh: None,
         });
     }
     if login
@@ -247,11 +257,12 @@ fn from_variable(variable: &VariableCredential, text: &str) -> Result<Collected,
         guest_env: vec![(variable.variable.to_owned(), placeholder.to_string())],
         credentials: vec![Credential {
             name: variable.name.to_owned(),
-            secret,
+            secret: Some(secret),
             placeholder,
             hosts: hosts(variable.hosts),
             header: (variable.header)(),
             source: format!("${}", variable.variable),
+            refresh: None,
         }],
         ..Collected::default()
     })

@@ -4,13 +4,15 @@ use agent_vm_policy::HostPattern;
 use agent_vm_secret::{Placeholder, Secret};
 use serde::Serialize;
 
+use crate::refresh_endpoint::RefreshFacts;
+
 /// One real token with everything the egress needs to exchange it. `Debug` never shows the token.
 #[derive(Debug, Clone)]
 pub struct Credential {
     /// Name shown to people, for example `claude-oauth` or `TOK`.
     pub name: String,
-    /// The real token.
-    pub secret: Secret,
+    /// The real token as it was found; `None` when only a renewal gives one (`refresh` says how).
+    pub secret: Option<Secret>,
     /// What the guest holds.
     pub placeholder: Placeholder,
     /// The only hosts that may receive the token; empty for one that is never exchanged.
@@ -19,6 +21,16 @@ pub struct Credential {
     pub header: HeaderSpec,
     /// Where it was found, for people: a file, a variable, a command; never the token.
     pub source: String,
+    /// How an access token is renewed; `None` for one that is not.
+    pub refresh: Option<RefreshFacts>,
+}
+
+impl Credential {
+    /// The token as it was found, if it was. Every caller is a place to review.
+    #[must_use]
+    pub fn exposed(&self) -> Option<&str> {
+        self.secret.as_ref().map(Secret::expose)
+    }
 }
 
 /// The header a token travels in.

@@ -10,6 +10,7 @@ mod collect;
 mod credential;
 mod host_environment;
 mod provider;
+mod refresh_endpoint;
 mod secret_spec;
 
 pub use claude_login::fuzz_claude_login;
@@ -17,4 +18,8 @@ pub use collect::{CollectError, collect, collect_secrets};
 pub use credential::{AuthScheme, Collected, Credential, GuestFile, HeaderSpec, Notice};
 pub use host_environment::{HostEnvironment, MAX_CREDENTIAL_FILE_BYTES, ReadError};
 pub use provider::{ProviderId, credential_files};
+pub use refresh_endpoint::{
+    ClientValue, ExpiryField, FieldPath, LoginFields, RefreshBody, RefreshEndpoint, RefreshFacts,
+    ScopeField,
+};
 pub use secret_spec::{SecretSource, SecretSpec, SecretSpecError};

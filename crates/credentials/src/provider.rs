@@ -38,8 +38,6 @@ pub(crate) struct Provider {
 
 /// Hosts of Anthropic's API.
 pub(crate) const ANTHROPIC_API: &[&str] = &["api.anthropic.com"];
-/// Where Claude Code renews its login (`/v1/oauth/token`).
-pub(crate) const CLAUDE_REFRESH_HOST: &str = "platform.claude.com";
 
 const ANTHROPIC: Provider = Provider {
     name: "Claude",
@@ -139,7 +137,6 @@ mod tests {
             }
             assert!(!(variable.header)().name.is_empty());
         }
-        agent_vm_policy::HostPattern::parse(CLAUDE_REFRESH_HOST).unwrap();
         for prefix in KNOWN_PREFIXES {
             agent_vm_secret::Placeholder::mint(prefix).unwrap();
         }

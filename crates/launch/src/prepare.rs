@@ -233,7 +233,7 @@ impl SecretSource for HostSecrets {
     fn secret(&self, credential: &str) -> Result<Secret, SecretUnavailable> {
         let found = self.0.iter().find(|known| known.name == credential);
         found
-            .map(|known| known.secret.clone())
+            .and_then(|known| known.secret.clone())
             .ok_or_else(|| SecretUnavailable {
                 credential: credential.to_owned(),
             })

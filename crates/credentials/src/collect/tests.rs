@@ -20,6 +20,10 @@ fn anthropic(environment: &HostEnvironment) -> Result<Collected, CollectError> {
     collect(&[ProviderId::Anthropic], environment)
 }
 
+fn expose(credential: &Credential) -> &str {
+    credential.exposed().unwrap()
+}
+
 fn host_texts(credential: &Credential) -> Vec<String> {
     credential.hosts.iter().map(ToString::to_string).collect()
 }
@@ -29,7 +33,7 @@ fn claude_login_is_bound_to_the_api_as_bearer() {
     let home = home_with_login(LOGIN);
     let found = anthropic(&test_environment(home.path(), &[])).unwrap();
     let login = &found.credentials[0];
-    assert_eq!(login.secret.expose(), "sk-ant-oat01-real");
+    assert_eq!(expose(login), "sk-ant-oat01-real");
     assert_eq!(host_texts(login), ["api.anthropic.com"]);
     assert_eq!(login.header, HeaderSpec::bearer());
     assert!(login.placeholder.as_str().starts_with("sk-ant-oat01-"));
@@ -41,8 +45,12 @@ fn refresh_token_is_bound_nowhere_and_its_host_refused() {
     let home = home_with_login(LOGIN);
     let found = anthropic(&test_environment(home.path(), &[])).unwrap();
     let refresh = &found.credentials[1];
-    assert_eq!(refresh.secret.expose(), "sk-ant-ort01-real");
+    assert_eq!(expose(refresh), "sk-ant-ort01-real");
     assert_eq!(refresh.hosts, []);
+    let facts = found.credentials[0].refresh.as_ref().unwrap();
+    assert_eq!(facts.refresh_placeholder, refresh.placeholder);
+    assert_eq!(facts.file, home.path().join(".claude/.credentials.json"));
+    assert_eq!(facts.guest_scope, "user:inference");
     assert_eq!(found.refused_hosts, hosts(&["platform.claude.com"]));
 }
 
@@ -60,7 +68,7 @@ fn guest_file_names_the_placeholders_and_no_token() {
     );
     for credential in &found.credentials {
         assert!(text.contains(credential.placeholder.as_str()));
-        assert!(!text.contains(credential.secret.expose()));
+        assert!(!text.contains(expose(credential)));
     }
 }
 
@@ -163,11 +171,7 @@ fn secret_comes_from_variable_file_or_command() {
         "E=env:TOK@*.c.d",
     ];
     let found = secrets(&specs, &environment).unwrap();
-    let values: Vec<_> = found
-        .credentials
-        .iter()
-        .map(|c| c.secret.expose())
-        .collect();
+    let values: Vec<_> = found.credentials.iter().map(expose).collect();
     assert_eq!(
         values,
         ["ghp_from-env", "from-file", "from-cmd", "ghp_from-env"]

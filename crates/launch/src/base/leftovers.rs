@@ -111,11 +111,12 @@ mod tests {
     fn credential() -> Credential {
         Credential {
             name: "TOK".to_owned(),
-            secret: Secret::new("the-real-token").unwrap(),
+            secret: Some(Secret::new("the-real-token").unwrap()),
             placeholder: Placeholder::mint("pre-").unwrap(),
             hosts: Vec::new(),
             header: HeaderSpec::bearer(),
             source: "$TOK".to_owned(),
+            refresh: None,
         }
     }
 

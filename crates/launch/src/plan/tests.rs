@@ -11,7 +11,7 @@ use crate::request::{Diagnostics, ImageSource, NetworkSettings, Program, ShareAc
 fn credential(name: &str, hosts: &[&str]) -> Credential {
     Credential {
         name: name.to_owned(),
-        secret: Secret::new("the-real-token").unwrap(),
+        secret: Some(Secret::new("the-real-token").unwrap()),
         placeholder: Placeholder::mint("").unwrap(),
         hosts: hosts
             .iter()
@@ -19,6 +19,7 @@ fn credential(name: &str, hosts: &[&str]) -> Credential {
             .collect(),
         header: HeaderSpec::bearer(),
         source: "$TOKEN".to_owned(),
+        refresh: None,
     }
 }
 

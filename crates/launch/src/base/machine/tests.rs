@@ -24,11 +24,12 @@ fn resolved(directory: &std::path::Path) -> Resolved {
     request.credentials = Collected {
         credentials: vec![Credential {
             name: "TOK".to_owned(),
-            secret: Secret::new("the-real-token").unwrap(),
+            secret: Some(Secret::new("the-real-token").unwrap()),
             placeholder: Placeholder::mint("").unwrap(),
             hosts: Vec::new(),
             header: HeaderSpec::bearer(),
             source: "$TOK".to_owned(),
+            refresh: None,
         }],
         guest_files: vec![GuestFile {
             path: ".login".to_owned(),
