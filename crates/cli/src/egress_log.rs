@@ -63,13 +63,15 @@ impl Filter {
             Whose::Project(id) => line.project == *id,
             Whose::Session(id) => line.session.starts_with(id),
         };
+        // Every session has its two; they are only told to who looks at one.
+        let told = line.kind != "canary" || matches!(self.whose, Whose::Session(_));
         let verdict = !self.denied || matches!(line.verdict.as_deref(), Some("deny" | "failed"));
         let host = self.host.as_ref().is_none_or(|pattern| {
             let name = line.host.as_deref().map(HostName::parse);
             name.and_then(Result::ok)
                 .is_some_and(|name| pattern.matches(&name))
         });
-        whose && verdict && host
+        whose && told && verdict && host
     }
 }
 
@@ -137,6 +139,8 @@ impl LogLine {
                 };
                 format!("{} {host}{}", text(&self.method), text(&self.path))
             }
+            "canary" if host.is_empty() => format!("canary {}", colon(address)),
+            "canary" => format!("canary {host}"),
             "packet" => format!("{} {}", text(&self.protocol), colon(address)),
             _ if host.is_empty() => colon(address),
             _ => format!("{} at {address}", colon(host)),
@@ -216,6 +220,10 @@ mod tests {
                 "T deny   name a.test not-listed\n",
             ),
             (
+                r#"{"time":"T","kind":"canary","address":"169.254.169.254","port":9,"verdict":"deny","reason":"address-metadata"}"#,
+                "T deny   canary 169.254.169.254:9 address-metadata\n",
+            ),
+            (
                 r#"{"time":"T","kind":"packet","protocol":"udp","address":"1.1.1.1","port":53,"verdict":"deny","reason":"foreign-dns-server","suppressed":7}"#,
                 "T deny   udp 1.1.1.1:53 foreign-dns-server (and 7 that were not recorded)\n",
             ),
@@ -262,11 +270,14 @@ mod tests {
     fn filters_are_about_whose_what_and_where() {
         let denied = line(r#"{"session":"abc","project":"p","host":"x.a.test","verdict":"deny"}"#);
         let allowed = line(r#"{"session":"abd","project":"q","host":"b.test","verdict":"allow"}"#);
+        let canary = line(r#"{"session":"abc","kind":"canary","verdict":"deny"}"#);
         let filter = |whose: Whose, denied: bool, host: Option<&str>| Filter {
             whose,
             denied,
             host: host.map(|text| text.parse().unwrap()),
         };
+        assert!(!filter(Whose::All, true, None).wants(&canary));
+        assert!(filter(Whose::Session("abc".into()), true, None).wants(&canary));
         for (filter, wanted) in [
             (filter(Whose::All, false, None), (true, true)),
             (filter(Whose::All, true, None), (true, false)),

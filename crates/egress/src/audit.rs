@@ -211,6 +211,8 @@ pub enum Kind {
     Packet,
     /// A name that was asked for, or an address that is not told for one.
     Dns,
+    /// What had to be refused at the beginning of the session, and was.
+    Canary,
 }
 
 /// What was decided.

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_vm_policy::{
-    AddressClass, ConnectFacts, ConnectVerdict, DenyReason, HOST_SERVICE_NAME, HostName, Owner,
-    Policy, Resolution, Rule, canonical, classify,
+    AddressClass, ConnectFacts, ConnectVerdict, DenyReason, FlowPattern, HOST_SERVICE_NAME,
+    HostName, HostPattern, Owner, Policy, Resolution, Rule, canonical, classify,
 };
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
@@ -16,6 +16,7 @@ use crate::audit::{
     AuditEvent, AuditSink, DeniedName, DeniedPacket, Kind, Source, Verdict, bounded,
 };
 use crate::ca::{CaError, SessionCa};
+use crate::canary::{Canary, CanaryAlive};
 use crate::credential::{BoundCredential, CredentialSet, SecretSource};
 use crate::dial::{DialError, HostAddresses, Route, dial};
 use crate::flow;
@@ -84,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) credentials: CredentialSet,
     pub(crate) secrets: Rc<dyn SecretSource>,
     pub(crate) audit: AuditSink,
+    canary: Canary,
     overrides: Vec<ResolveOverride>,
     proxies: ProxySettings,
     host_addresses: HostAddresses,
@@ -108,7 +110,9 @@ impl Egress {
             .map_err(|source| EgressError::Roots { source })?;
         let ca =
             SessionCa::new(&config.session, &hosts).map_err(|source| EgressError::Ca { source })?;
+        let canary = Canary::new().map_err(|source| EgressError::Random { source })?;
         let policy = hosts.into_iter().fold(config.policy, Policy::intercept);
+        let policy = policy.deny(FlowPattern::Host(HostPattern::Exact(canary.name().clone())));
         let shared = Shared {
             session: config.session,
             project: config.project,
@@ -116,6 +120,7 @@ impl Egress {
             credentials: CredentialSet::new(config.credentials),
             secrets: config.secrets,
             audit: config.audit,
+            canary,
             overrides: config.overrides,
             proxies: config.proxies,
             host_addresses: HostAddresses::new(),
@@ -140,6 +145,23 @@ impl Egress {
         &self.shared.policy
     }
 
+    /// What the guest must try before it starts programs.
+    #[must_use]
+    pub fn canary(&self) -> &Canary {
+        &self.shared.canary
+    }
+
+    /// Whether the guest's canary was seen and refused, so that this egress is the one in force.
+    ///
+    /// # Errors
+    /// What was not.
+    pub fn is_in_force(&self) -> Result<(), CanaryAlive> {
+        if self.shared.audit.is_broken() {
+            return Err(CanaryAlive::Audit);
+        }
+        self.shared.canary.dead()
+    }
+
     /// Whether `name`, as the guest asks for it, exists for the guest.
     ///
     /// # Errors
@@ -152,6 +174,13 @@ impl Egress {
         };
         match decided {
             Ok(()) => shared.audit.record_question(shared.source(), name),
+            Err(reason) if shared.canary.asks(name) => {
+                let mut event = AuditEvent::new(shared.source(), Kind::Canary);
+                event.host = Some(name);
+                if shared.record_refusal(event, reason) {
+                    shared.canary.name_refused(reason);
+                }
+            }
             Err(reason) => {
                 let denied = DeniedName {
                     name: bounded(name),
@@ -363,13 +392,26 @@ impl Shared {
 
     /// Records a connection that is denied.
     fn record_denied(&self, denial: &Denial) {
-        let mut event = AuditEvent::new(self.source(), Kind::Connect);
+        let is_canary = self.canary.connects(denial.address, denial.port);
+        let kind = if is_canary {
+            Kind::Canary
+        } else {
+            Kind::Connect
+        };
+        let mut event = AuditEvent::new(self.source(), kind);
         event.host = denial.names.first().map(HostName::as_str);
         event.address = Some(denial.address);
         event.port = Some(denial.port);
+        if self.record_refusal(event, denial.reason) && is_canary {
+            self.canary.connection_refused(denial.reason);
+        }
+    }
+
+    /// Records that something is denied; says whether it is recorded.
+    fn record_refusal(&self, mut event: AuditEvent<'_>, reason: DenyReason) -> bool {
         event.verdict = Some(Verdict::Deny);
-        event.reason = Some(denial.reason);
-        let _broken_is_remembered = self.audit.record(&event);
+        event.reason = Some(reason);
+        self.audit.record(&event).is_ok()
     }
 }
 
@@ -419,6 +461,13 @@ pub enum EgressError {
         /// Why.
         #[source]
         source: CaError,
+    },
+    /// There are no random numbers.
+    #[error("cannot make the session's canary")]
+    Random {
+        /// Why.
+        #[source]
+        source: getrandom::Error,
     },
     /// An extra upstream authority cannot be read.
     #[error("cannot use the extra upstream authorities")]

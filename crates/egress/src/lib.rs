@@ -17,6 +17,7 @@
 mod audit;
 mod body;
 mod ca;
+mod canary;
 mod client_hello;
 mod credential;
 mod datagrams;
@@ -43,6 +44,7 @@ pub use audit::{
     bounded_path,
 };
 pub use ca::{BACKDATED, CaError, LIFETIME, SessionCa};
+pub use canary::{CANARY_ZONE, Canary, CanaryAlive};
 pub use client_hello::fuzz_client_hello;
 pub use credential::{
     BoundCredential, HeaderRule, HeaderRuleError, SecretSource, SecretUnavailable,

@@ -55,7 +55,7 @@ impl Record {
     pub(crate) fn begin(shared: &Rc<Shared>, kind: Kind, place: Place) -> Self {
         let verdict = match kind {
             Kind::Connect => Verdict::Tunnel,
-            Kind::Request | Kind::Packet | Kind::Dns => Verdict::Allow,
+            Kind::Request | Kind::Packet | Kind::Dns | Kind::Canary => Verdict::Allow,
         };
         Self {
             shared: Rc::clone(shared),

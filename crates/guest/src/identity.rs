@@ -85,6 +85,7 @@ mod tests {
             unix_ns: 0,
             sysctls: Vec::new(),
             max_open_files: 1024,
+            canary: None,
             forwarding: agent_vm_protocol::Forwarding::Off,
         };
         let tree = Tree::open(directory.path().to_str().unwrap()).unwrap();

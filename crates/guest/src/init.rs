@@ -14,6 +14,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::time::{ClockId, Timespec};
 use thiserror::Error;
 
+use crate::canary::{Attempt, CanaryError};
 use crate::control::{Control, ControlError};
 use crate::engine::{End, Engine, Machine, Violation, clip};
 use crate::identity::{self, IdentityError};
@@ -59,6 +60,8 @@ enum BootError {
     ImageVersion(#[from] ImageVersionError),
     #[error("cannot configure the network")]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    Canary(#[from] CanaryError),
     #[error("cannot write the files of the launch")]
     Identity(#[from] IdentityError),
 }
@@ -68,7 +71,7 @@ impl BootError {
         match self {
             Self::Control(_) | Self::NotBoot => GuestErrorKind::Protocol,
             Self::Early(_) | Self::Root(_) => GuestErrorKind::Mount,
-            Self::Network(_) => GuestErrorKind::Network,
+            Self::Network(_) | Self::Canary(_) => GuestErrorKind::Network,
             Self::Identity(_) => GuestErrorKind::File,
             Self::Connect(_) | Self::Clock(_) | Self::Children(_) | Self::ImageVersion(_) => {
                 GuestErrorKind::System
@@ -149,6 +152,8 @@ fn become_machine(control: &mut Control, mut timings: Timings) -> Result<Guest, 
     timings.mounted_ns = now();
     network::configure(boot.network.as_ref())?;
     timings.network_ns = now();
+    // Its answers come while the files are written.
+    let canary = try_canary(&boot)?;
     warnings.extend(kernel_settings::apply(&boot.sysctls));
     warnings.extend(identity::establish(&tree, &boot)?);
     warnings.extend(grow_failure.map(|error| format!("cannot grow the disk: {error}")));
@@ -157,6 +162,7 @@ fn become_machine(control: &mut Control, mut timings: Timings) -> Result<Guest, 
             .err()
             .map(|error| format!("cannot publish ports: {error}")),
     );
+    canary.map_or(Ok(()), Attempt::refused)?;
     timings.ready_ns = now();
     control.send(&GuestMessage::Ready {
         timings,
@@ -168,6 +174,16 @@ fn become_machine(control: &mut Control, mut timings: Timings) -> Result<Guest, 
         disk,
         max_open_files: open_files(&boot),
     })
+}
+
+/// Begins what the network must refuse.
+fn try_canary(boot: &Boot) -> Result<Option<Attempt>, CanaryError> {
+    let server = boot
+        .network
+        .as_ref()
+        .and_then(|network| network.dns.first());
+    let attempt = |(canary, server): (_, &IpAddr)| Attempt::begin(canary, *server);
+    boot.canary.as_ref().zip(server).map(attempt).transpose()
 }
 
 /// Starts the forwarder where the host wants one. The machine is usable without.

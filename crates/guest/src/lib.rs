@@ -1,7 +1,8 @@
 //! PID 1 of the guest, as a library so that its parts are tested natively (also by the launcher's session tests).
 //!
 //! Boot: [`init`] connects to the host, learns everything in one `Boot` message, builds the root file system
-//! ([`root`]), network ([`network`]) and files ([`identity`], [`trust`]) of an image that fits ([`image_version`]), then serves programs with the [`engine`]
+//! ([`root`]), network ([`network`]) and files ([`identity`], [`trust`]) of an image that fits ([`image_version`]), sees the network refuse what it must
+//! ([`canary`]), then serves programs with the [`engine`]
 //! until the host says `Shutdown` or goes away, and ends the machine in order ([`power_off`]).
 //!
 //! A second thread serves connections of the host to ports of the guest, when any are published ([`forward`]).
@@ -10,6 +11,7 @@
 //! with the machine, but a malformed message still only powers off. `sys` holds all unsafe code.
 #![deny(unsafe_code)]
 
+pub mod canary;
 pub mod control;
 pub mod data_root;
 pub mod engine;

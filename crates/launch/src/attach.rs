@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use agent_vm_egress::CanaryAlive;
 use agent_vm_image::is_clean;
 use agent_vm_protocol::{ExecFailure, Timings, User};
 use tokio::sync::mpsc::Receiver;
@@ -13,6 +14,7 @@ use crate::boot::{Booting, Parts};
 use crate::event::{LaunchEvent, LaunchObserver};
 use crate::guest_view::{GuestPathInvalid, guest_path};
 use crate::machine::{Machine, MachineEnded};
+use crate::network::NetworkEnded;
 use crate::phases::Phases;
 use crate::prepare::disk_path;
 use crate::publish::{PublishEvent, Publishing};
@@ -36,6 +38,12 @@ pub enum AttachError {
     /// The machine runs, but its guest does not do its part.
     #[error("the guest does not answer as it should")]
     Guest(#[source] SessionError),
+    /// What the policy must refuse was not seen to be refused.
+    #[error("the egress policy is not known to be in force")]
+    Canary(#[from] CanaryAlive),
+    /// The guest lost its network.
+    #[error(transparent)]
+    Network(#[from] NetworkEnded),
     /// The program cannot be started; see [`session::failure_exit_code`].
     #[error(transparent)]
     NotStarted(#[from] NotStarted),
@@ -79,7 +87,7 @@ impl Booting {
             mut machine,
             control,
             boot,
-            services: _services,
+            mut network,
         } = self;
         let scale = Scale::of(&parts.request);
         let command = command(&parts)?;
@@ -88,6 +96,7 @@ impl Booting {
             Err(error) => return Err(explain(error, &mut machine, scale).await),
         };
         cut_boot(phases, session.timings());
+        parts.egress.is_in_force()?;
         for warning in session.warnings() {
             observer.event(LaunchEvent::Warning(warning));
         }
@@ -96,22 +105,14 @@ impl Booting {
         let publishing = publishing.transpose().map_err(AttachError::Publish)?;
         let attached = session::attach(&session, command, mode(&parts.request));
         let outcome = tokio::select! {
-            outcome = attached => outcome,
+            outcome = attached => program_end(outcome),
+            ended = network.failed() => Ok(Err(ended.into())),
             never = follow_published(publishing, observer) => match never {},
         };
         phases.cut("program");
         let outcome = match outcome {
-            Err(
-                session::AttachError::Session(error)
-                | session::AttachError::Exec(ExecError::Session(error)),
-            ) => {
-                return Err(explain(error, &mut machine, scale).await);
-            }
-            Err(session::AttachError::Exec(ExecError::Refused(failure))) => {
-                Err(NotStarted { failure }.into())
-            }
-            Err(error) => Err(AttachError::Streams(error)),
-            Ok(outcome) => Ok(outcome.exit_code()),
+            Err(error) => return Err(explain(error, &mut machine, scale).await),
+            Ok(outcome) => outcome,
         };
         let ending = take_down(session, &mut machine, scale).await;
         if let (Ok(_), Some(place)) = (&outcome, &parts.keep) {
@@ -121,6 +122,19 @@ impl Booting {
             keep(&disk_path(&parts.session), place)?;
         }
         outcome
+    }
+}
+
+/// The program's exit code, or why there is none; an error of the session ends everything.
+fn program_end(
+    outcome: Result<session::Outcome, session::AttachError>,
+) -> Result<Result<u8, AttachError>, SessionError> {
+    use session::AttachError as Attach;
+    match outcome {
+        Ok(outcome) => Ok(Ok(outcome.exit_code())),
+        Err(Attach::Session(error) | Attach::Exec(ExecError::Session(error))) => Err(error),
+        Err(Attach::Exec(ExecError::Refused(failure))) => Ok(Err(NotStarted { failure }.into())),
+        Err(error) => Ok(Err(AttachError::Streams(error))),
     }
 }
 

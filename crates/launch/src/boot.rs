@@ -14,14 +14,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Resource;
 use tokio::net::UnixStream;
-use tokio::task::JoinSet;
 
 use crate::base::for_kept_disk;
 use crate::console::Console;
 use crate::event::{LaunchEvent, LaunchObserver};
 use crate::guest_view::{GuestPathInvalid, boot};
 use crate::machine::Machine;
-use crate::network::{EgressHandler, overridden_names};
+use crate::network::{EgressHandler, NetworkTask, overridden_names};
 use crate::prepare::Prepared;
 use crate::publish::ToPublish;
 use crate::request::LaunchRequest;
@@ -33,8 +32,8 @@ pub struct Booting {
     pub(crate) machine: Machine,
     pub(crate) control: UnixStream,
     pub(crate) boot: Boot,
-    /// Ends the network and the console with the launch.
-    pub(crate) services: JoinSet<()>,
+    /// Ends the network with the launch.
+    pub(crate) network: NetworkTask,
 }
 
 /// What outlives the boot.
@@ -43,6 +42,8 @@ pub(crate) struct Parts {
     pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) working_directory: PathBuf,
     pub(crate) session: SessionDirectory,
+    /// Decides about the guest's network.
+    pub(crate) egress: Egress,
     /// Where the disk goes when the guest ended in order.
     pub(crate) keep: Option<PathBuf>,
     /// Ports of the guest that appear on the host.
@@ -87,15 +88,14 @@ impl Prepared {
         let config = gateway_config(&request, &egress);
         let resolver = host_resolver();
         let link = (&config.addresses, config.mtu, resolver.search_rule());
-        let mut boot = boot(&request, &resolved.plan, link, egress.ca_pem())?;
+        let mut boot = boot(&request, &resolved.plan, link, &egress)?;
         if resolved.disk.keep.is_some() {
             for_kept_disk(&mut boot);
         }
         let environment = guest_view::environment(&request, &resolved.image.config.env);
 
-        let mut services = JoinSet::new();
         let network = pair(SocketType::SEQPACKET)?;
-        serve_network(&mut services, config, network.0, (egress, resolver))?;
+        let serving = serve_network(config, network.0, (egress.clone(), resolver))?;
         let (console_pipe, console_writer) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|error| BootError::Descriptors(error.into()))?;
         let control = pair(SocketType::STREAM)?;
@@ -134,6 +134,7 @@ impl Prepared {
             environment,
             working_directory: resolved.plan.program.working_directory,
             session,
+            egress,
             keep: resolved.disk.keep,
             publish,
             _lease: lease,
@@ -144,7 +145,7 @@ impl Prepared {
                 machine,
                 control,
                 boot,
-                services,
+                network: serving,
             },
             console_pipe,
         ))
@@ -187,11 +188,10 @@ pub(crate) fn host_resolver() -> HostResolver {
 /// # Errors
 /// When the link is not usable.
 pub(crate) fn serve_network(
-    services: &mut JoinSet<()>,
     config: GatewayConfig,
     link: OwnedFd,
     (egress, resolver): (Egress, HostResolver),
-) -> Result<(), GatewayError> {
+) -> Result<NetworkTask, GatewayError> {
     allow_many_flows();
     let gateway = Gateway::new(
         config,
@@ -199,16 +199,7 @@ pub(crate) fn serve_network(
         Rc::new(EgressHandler::new(egress)),
         Rc::new(resolver),
     )?;
-    services.spawn_local(async move {
-        if let Err(error) = gateway.run().await {
-            // Fails closed: without a gateway nothing of the guest leaves.
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the guest's network ended"
-            );
-        }
-    });
-    Ok(())
+    Ok(NetworkTask::start(gateway))
 }
 
 fn pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), BootError> {

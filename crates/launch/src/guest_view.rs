@@ -5,10 +5,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use agent_vm_egress::Egress;
 use agent_vm_gateway::{LinkAddresses, SearchRule};
 use agent_vm_protocol::{
-    Access, Boot, BootFile, GuestPath, GuestPathError, Ipv4Config, Ipv6Config, Lower, Network,
-    Root, Share, ShareKind, Upper,
+    Access, Boot, BootFile, Canary, GuestPath, GuestPathError, Ipv4Config, Ipv6Config, Lower,
+    Network, Root, Share, ShareKind, Upper,
 };
 
 use crate::plan::Plan;
@@ -47,7 +48,7 @@ pub(crate) fn boot(
     request: &LaunchRequest,
     plan: &Plan,
     link: (&LinkAddresses, u16, SearchRule),
-    ca_pem: &str,
+    egress: &Egress,
 ) -> Result<Boot, GuestPathInvalid> {
     let shares = plan
         .mounts
@@ -82,13 +83,24 @@ pub(crate) fn boot(
         shares,
         network: Some(network(link)),
         hostname: "agent-vm".to_owned(),
-        ca_pem: ca_pem.as_bytes().to_vec(),
+        ca_pem: egress.ca_pem().as_bytes().to_vec(),
         files,
         unix_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         sysctls: Vec::new(),
         max_open_files: GUEST_OPEN_FILES,
+        canary: Some(canary(egress)),
         forwarding: forwarding(&request.network.publish),
     })
+}
+
+fn canary(egress: &Egress) -> Canary {
+    let canary = egress.canary();
+    let (address, port) = canary.destination();
+    Canary {
+        name: canary.name().to_string(),
+        address,
+        port,
+    }
 }
 
 fn share((index, mount): (usize, &Mount)) -> Result<Share, GuestPathInvalid> {

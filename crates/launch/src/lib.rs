@@ -25,7 +25,7 @@ mod request;
 mod resolve;
 pub mod session;
 
-pub use agent_vm_egress::{ProxyError, ProxyServer, ProxySettings, audit_files};
+pub use agent_vm_egress::{CanaryAlive, ProxyError, ProxyServer, ProxySettings, audit_files};
 pub use agent_vm_protocol::PortProtocol;
 pub use attach::{AttachError, NotStarted};
 pub use base::{
@@ -39,6 +39,7 @@ pub use guest_view::GuestPathInvalid;
 pub use launch::{LaunchError, launch};
 pub use link::{LinkError, serve_link};
 pub use machine::MachineEnded;
+pub use network::NetworkEnded;
 pub use phases::{Phase, Phases};
 pub use plan::{
     Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram, PlannedProxies,

@@ -17,7 +17,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::LocalSet;
 
 use crate::boot::{gateway_config, host_resolver, serve_network};
 use crate::guest_view::{GUEST_HOME, environment};
@@ -120,8 +120,7 @@ async fn serve(
     };
     let mut line = serde_json::to_vec(&view).expect("plain data has a JSON form");
     line.push(b'\n');
-    let mut services = JoinSet::new();
-    serve_network(&mut services, config, device, (egress, resolver))?;
+    let _network = serve_network(config, device, (egress, resolver))?;
     stream.set_nonblocking(true).map_err(LinkError::Stream)?;
     let mut stream = UnixStream::from_std(stream).map_err(LinkError::Stream)?;
     stream.write_all(&line).await.map_err(LinkError::Stream)?;

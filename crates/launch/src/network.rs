@@ -10,14 +10,48 @@ use agent_vm_egress::{
 };
 use agent_vm_gateway::{
     DatagramKind, DatagramRequest, Denied, DenyReason as GatewayReason, FlowHandler, FlowRefusal,
-    FlowRequest, GuestDatagrams, GuestStream, LocalBoxFuture, NameTreatment, OpenedDatagrams,
-    OpenedFlow, OpeningDatagrams, Relayed, Transport, relay_datagrams,
+    FlowRequest, Gateway, GatewayError, GuestDatagrams, GuestStream, LocalBoxFuture, NameTreatment,
+    OpenedDatagrams, OpenedFlow, OpeningDatagrams, Relayed, Transport, relay_datagrams,
 };
 use agent_vm_policy::{DenyReason, HOST_SERVICE_NAME, HostName, Policy, classify};
 
 use tokio::net::UdpSocket;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::request::ResolveOverride;
+
+/// The gateway at work; nothing of the guest leaves without it. Ends when it is dropped.
+pub(crate) struct NetworkTask(JoinSet<Result<(), GatewayError>>);
+
+/// The guest has no network any more.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkEnded {
+    /// Its link broke.
+    #[error("the guest's network broke")]
+    Gateway(#[from] GatewayError),
+    /// A mistake of ours.
+    #[error("the guest's network ended by itself")]
+    Task(#[from] JoinError),
+}
+
+impl NetworkTask {
+    /// Runs the gateway. Must be called inside a `LocalSet`.
+    pub(crate) fn start(gateway: Gateway) -> Self {
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(async move { gateway.run().await.map(drop) });
+        Self(tasks)
+    }
+
+    /// Why it ended before the machine; pending for ever when the machine ended first.
+    pub(crate) async fn failed(&mut self) -> NetworkEnded {
+        match self.0.join_next().await {
+            Some(Ok(Err(error))) => error.into(),
+            Some(Err(error)) => error.into(),
+            // The machine closed its end: what that means its own end tells.
+            Some(Ok(Ok(()))) | None => std::future::pending().await,
+        }
+    }
+}
 
 /// Gives the gateway's flows to the egress.
 pub(crate) struct EgressHandler {
@@ -183,5 +217,41 @@ fn reason(reason: GatewayReason, destination: IpAddr) -> DenyReason {
         | GatewayReason::SpoofedSource
         | GatewayReason::GatewayPort
         | GatewayReason::Limit => DenyReason::Protocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn failure(
+        task: impl Future<Output = Result<(), GatewayError>> + 'static,
+    ) -> Option<String> {
+        let local = tokio::task::LocalSet::new();
+        let run = async {
+            let mut tasks = JoinSet::new();
+            tasks.spawn_local(task);
+            let failed = NetworkTask(tasks);
+            let mut failed = failed;
+            let told = tokio::time::timeout(std::time::Duration::from_millis(50), failed.failed());
+            told.await.ok().map(|why| why.to_string())
+        };
+        local.run_until(run).await
+    }
+
+    #[tokio::test]
+    async fn a_network_that_ends_by_itself_is_told_and_one_that_ends_with_its_machine_is_not() {
+        let broken = GatewayError::Link {
+            source: std::io::ErrorKind::BrokenPipe.into(),
+        };
+        assert_eq!(
+            failure(async { Err(broken) }).await.as_deref(),
+            Some("the guest's network broke")
+        );
+        assert_eq!(
+            failure(async { panic!("a mistake") }).await.as_deref(),
+            Some("the guest's network ended by itself")
+        );
+        assert_eq!(failure(async { Ok(()) }).await, None);
     }
 }

@@ -28,6 +28,8 @@ pub struct Boot {
     pub sysctls: Vec<Sysctl>,
     /// Limit of open files (soft and hard) of started programs; the guest clamps it to what its kernel allows.
     pub max_open_files: u64,
+    /// What the guest's network must refuse before `Ready`; without a network there is none.
+    pub canary: Option<Canary>,
     /// Whether ports of the guest are published on the host.
     pub forwarding: Forwarding,
 }
@@ -101,6 +103,18 @@ pub struct Network {
     pub search: Vec<String>,
     /// Names with fewer dots are tried in those domains first.
     pub ndots: u8,
+}
+
+/// A question and a connection that only the policy of this session refuses. The guest tries both as soon as its network is
+/// up, and gives up unless the name does not exist and the connection is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// A host name, asked of the first name server.
+    pub name: String,
+    /// Where the connection goes.
+    pub address: Ipv4Addr,
+    /// Its port, not 0.
+    pub port: u16,
 }
 
 /// One IPv4 address with its network.

@@ -34,7 +34,8 @@ mod guest_path;
 mod messages;
 
 pub use boot::{
-    Boot, BootFile, Ipv4Config, Ipv6Config, Lower, Network, Root, Share, ShareKind, Sysctl, Upper,
+    Boot, BootFile, Canary, Ipv4Config, Ipv6Config, Lower, Network, Root, Share, ShareKind, Sysctl,
+    Upper,
 };
 pub use codec::{
     DecodeError, Decoder, EncodeError, MAX_BOOT_LIST, MAX_GUEST_PAYLOAD, MAX_HOST_PAYLOAD, Message,
@@ -53,7 +54,7 @@ pub use messages::{Access, GuestError, GuestErrorKind, GuestMessage, HostMessage
 /// Version of this protocol. Host and guest must have the same one.
 ///
 /// `Hello` keeps its encoding for ever; everything else may change with this number.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Identifies the protocol in `Hello`: a peer of another kind is recognised before its version is looked at.
 pub const MAGIC: [u8; 8] = *b"agent-vm";

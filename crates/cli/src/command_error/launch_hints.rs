@@ -2,8 +2,8 @@
 
 use agent_vm_launch::session::failure_exit_code;
 use agent_vm_launch::{
-    AttachError, BaseError, BindError, BootError, LaunchError, LinkError, MachineEnded,
-    PrepareError, PublishedPort, ResolveError,
+    AttachError, BaseError, BindError, BootError, CanaryAlive, LaunchError, LinkError,
+    MachineEnded, PrepareError, PublishedPort, ResolveError,
 };
 use agent_vm_vmm::ExitReason;
 
@@ -69,6 +69,11 @@ fn attach(error: &AttachError) -> (Kind, Option<String>) {
         AttachError::Streams(_) | AttachError::Publish(_) | AttachError::Keep(_) => {
             (Kind::Host, None)
         }
+        AttachError::Canary(CanaryAlive::Audit) => (
+            Kind::Host,
+            Some("is the disk full, or the state directory not yours?".to_owned()),
+        ),
+        AttachError::Canary(_) | AttachError::Network(_) => (Kind::Internal, None),
         AttachError::NotClean => (Kind::Guest, Some(VERBOSE_HINT.to_owned())),
     }
 }

@@ -8,6 +8,7 @@
     reason = "tests start real proxies"
 )]
 
+mod canary;
 mod datagrams;
 mod denials;
 mod grants;

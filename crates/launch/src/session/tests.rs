@@ -53,6 +53,7 @@ fn boot() -> Boot {
         unix_ns: 1,
         sysctls: Vec::new(),
         max_open_files: 1024,
+        canary: None,
         forwarding: agent_vm_protocol::Forwarding::Off,
     }
 }

@@ -99,6 +99,11 @@ fn boot() -> impl Strategy<Value = HostMessage> {
                     name: hostname.clone(),
                     value: "1".into(),
                 }],
+                canary: Some(crate::Canary {
+                    name: hostname.clone(),
+                    address: std::net::Ipv4Addr::LOCALHOST,
+                    port: 1,
+                }),
                 hostname,
                 forwarding: crate::Forwarding::ConnectAndReport,
                 max_open_files: unix_ns,
