@@ -213,6 +213,8 @@ pub enum Kind {
     Dns,
     /// What had to be refused at the beginning of the session, and was.
     Canary,
+    /// The launcher itself renewed a login of the host.
+    Refresh,
 }
 
 /// What was decided.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::record::RequestRecord;
+use crate::second_try::KeptBody;
 use crate::splice::Traffic;
 use crate::upstream::Lease;
 
@@ -68,13 +69,43 @@ impl Body for ReplyBody {
 
 /// The body of a request, counted.
 pub(crate) struct RequestBody {
-    body: Incoming,
+    source: BodySource,
     traffic: Rc<Traffic>,
+    /// Where a copy is kept, for a request that may be repeated.
+    kept: Option<Rc<KeptBody>>,
+}
+
+/// Where a request's body comes from.
+enum BodySource {
+    /// The guest.
+    Guest(Incoming),
+    /// Kept or made here.
+    Here(Option<Bytes>),
 }
 
 impl RequestBody {
     pub(crate) fn new(body: Incoming, traffic: Rc<Traffic>) -> Self {
-        Self { body, traffic }
+        Self {
+            source: BodySource::Guest(body),
+            traffic,
+            kept: None,
+        }
+    }
+
+    /// A body that is known.
+    pub(crate) fn of_bytes(bytes: Bytes, traffic: Rc<Traffic>) -> Self {
+        Self {
+            source: BodySource::Here((!bytes.is_empty()).then_some(bytes)),
+            traffic,
+            kept: None,
+        }
+    }
+
+    /// Keeps a copy of what passes from here on, if it is small.
+    pub(crate) fn keep(&mut self) -> Rc<KeptBody> {
+        let kept = Rc::new(KeptBody::new(&self.size_hint(), self.is_end_stream()));
+        self.kept = Some(Rc::clone(&kept));
+        kept
     }
 }
 
@@ -86,19 +117,33 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let frame = match &mut self.source {
+            BodySource::Guest(body) => ready!(Pin::new(body).poll_frame(cx)),
+            BodySource::Here(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+        };
         if let Some(Ok(frame)) = &frame {
             count(&self.traffic.up, frame);
+        }
+        if let Some(kept) = &self.kept {
+            kept.passed(frame.as_ref(), self.is_end_stream());
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.source {
+            BodySource::Guest(body) => body.is_end_stream(),
+            BodySource::Here(bytes) => bytes.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.source {
+            BodySource::Guest(body) => body.size_hint(),
+            BodySource::Here(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+        }
     }
 }
 

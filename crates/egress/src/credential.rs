@@ -3,6 +3,8 @@
 //! The exchange is planned while the request is judged ([`Slot::find`]) and carried out only after the verdict
 //! ([`Slot::render`]); in between nothing holds the secret.
 
+use std::pin::Pin;
+
 use agent_vm_policy::{HostName, HostPattern};
 use agent_vm_secret::{Placeholder, PlaceholderScanner, Secret};
 use base64::Engine as _;
@@ -91,13 +93,23 @@ pub struct HeaderRuleError {
     name: String,
 }
 
+/// A future that stays on the egress's thread.
+pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
 /// Where secrets come from, asked once per authorised request. `launch` adapts the host's credentials to it.
 pub trait SecretSource {
-    /// The current secret of the credential with this name. Must not block for long.
+    /// The current secret of the credential with this name. May wait while an expired one is renewed, for a bounded
+    /// time.
     ///
-    /// # Errors
-    /// When there is none at the moment; the guest is told 503.
-    fn secret(&self, credential: &str) -> Result<Secret, SecretUnavailable>;
+    /// Resolves to an error when there is none at the moment; the guest is told 503.
+    fn secret<'a>(
+        &'a self,
+        credential: &'a str,
+    ) -> LocalBoxFuture<'a, Result<Secret, SecretUnavailable>>;
+
+    /// An upstream answered 401 to a request that carried `used`. Resolves to whether there is another secret by now,
+    /// with which the request is worth repeating. May wait as [`SecretSource::secret`] does.
+    fn rejected<'a>(&'a self, credential: &'a str, used: &'a Secret) -> LocalBoxFuture<'a, bool>;
 }
 
 /// A secret cannot be had at the moment.
@@ -126,6 +138,11 @@ impl CredentialSet {
 
     pub(crate) fn get(&self, index: usize) -> &BoundCredential {
         &self.credentials[index]
+    }
+
+    /// The index of the credential with this name.
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.credentials.iter().position(|known| known.name == name)
     }
 
     pub(crate) fn scanner(&self) -> &PlaceholderScanner {

@@ -25,6 +25,7 @@ use crate::proxy::{Destination, HTTP_PORT, ProxySettings};
 use crate::record::Record;
 use crate::splice::Duplex;
 use crate::tls_roots::{LazyRoots, RootsError, UpstreamRoots};
+use crate::token_endpoint::TokenEndpoints;
 use crate::upstream::UpstreamError;
 
 /// What the egress of one VM is made of.
@@ -39,6 +40,8 @@ pub struct EgressConfig {
     pub credentials: Vec<BoundCredential>,
     /// Where the secrets come from.
     pub secrets: Rc<dyn SecretSource>,
+    /// Where logins are renewed, and who answers there.
+    pub token_endpoints: TokenEndpoints,
     /// Which upstream certificates are trusted.
     pub roots: UpstreamRoots,
     /// Names and ports that the user sends elsewhere.
@@ -84,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     pub(crate) credentials: CredentialSet,
     pub(crate) secrets: Rc<dyn SecretSource>,
+    pub(crate) token_endpoints: TokenEndpoints,
     pub(crate) audit: AuditSink,
     canary: Canary,
     overrides: Vec<ResolveOverride>,
@@ -104,6 +108,7 @@ impl Egress {
             .credentials
             .iter()
             .flat_map(|c| c.hosts.clone())
+            .chain(config.token_endpoints.hosts())
             .collect();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = LazyRoots::new(Arc::clone(&provider), &config.roots)
@@ -119,6 +124,7 @@ impl Egress {
             policy,
             credentials: CredentialSet::new(config.credentials),
             secrets: config.secrets,
+            token_endpoints: config.token_endpoints,
             audit: config.audit,
             canary,
             overrides: config.overrides,

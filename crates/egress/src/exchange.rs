@@ -20,8 +20,10 @@ use crate::egress::Shared;
 use crate::hop_by_hop::{asks_for_websocket, mark_websocket, strip};
 use crate::proxy::ProxyServer;
 use crate::record::{Place, RequestRecord};
-use crate::request_head::{authority, inspect};
+use crate::request_head::{Attachment, authority, inspect};
 use crate::respond::denial;
+use crate::second_try::{SecondTry, attach};
+use crate::token_endpoint;
 use crate::upstream::{Lease, Upstream, UpstreamError, Wanted};
 
 /// What all requests of one connection of the guest share.
@@ -44,10 +46,31 @@ pub(crate) struct Tunnel {
     pub(crate) record: RequestRecord,
 }
 
+/// A judged request with its secrets.
+struct Outgoing {
+    head: Parts,
+    body: RequestBody,
+    /// How it can be sent once more, when it carries secrets.
+    spare: Option<SecondTry>,
+}
+
+/// Why a request has no answer.
+enum Unsent {
+    /// As [`Interrupted`].
+    Interrupted,
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Unsent {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 /// A refusal with a sentence for the person.
-struct Refusal {
-    reason: DenyReason,
-    detail: Option<String>,
+pub(crate) struct Refusal {
+    pub(crate) reason: DenyReason,
+    pub(crate) detail: Option<String>,
 }
 
 impl From<DenyReason> for Refusal {
@@ -77,15 +100,30 @@ impl Exchange {
             .clone()
             .with_request(&head.method, head.uri.path());
         let mut record = RequestRecord::begin(&self.shared, Kind::Request, place);
-        if let Err(refusal) = self.authorise(&mut head, &mut record) {
-            return Ok(refuse(record, &refusal));
+        let attachments = match self.judge(&head, &mut record) {
+            Ok(attachments) => attachments,
+            Err(refusal) => return Ok(refuse(record, &refusal)),
+        };
+        if self.transport == Transport::Tls
+            && self.shared.token_endpoints.answers(&head, &self.hosts)
+        {
+            return Ok(token_endpoint::answer(&self.shared, &head, body, record).await);
         }
-        let body = RequestBody::new(body, Rc::clone(record.traffic()));
-        self.forward(head, body, record).await
+        let used = match attach(&self.shared, &attachments, &mut head).await {
+            Ok(used) => used,
+            Err(refusal) => return Ok(refuse(record, &refusal)),
+        };
+        for attachment in &attachments {
+            record.attached(attachment.credential);
+        }
+        let mut body = RequestBody::new(body, Rc::clone(record.traffic()));
+        let spare =
+            (!attachments.is_empty()).then(|| SecondTry::new(&head, &mut body, attachments, used));
+        self.forward(Outgoing { head, body, spare }, record).await
     }
 
-    /// Judges the head and, when it may pass, puts the secrets in their places.
-    fn authorise(&self, head: &mut Parts, record: &mut RequestRecord) -> Result<(), Refusal> {
+    /// Judges the head; gives the places for secrets when it may pass.
+    fn judge(&self, head: &Parts, record: &mut RequestRecord) -> Result<Vec<Attachment>, Refusal> {
         if self.shared.audit.is_broken() {
             return Err(DenyReason::AuditUnavailable.into());
         }
@@ -108,65 +146,36 @@ impl Exchange {
             RequestVerdict::Deny(reason) => return Err(reason.into()),
             RequestVerdict::Allow => {}
         }
-        for attachment in findings.attachments {
-            let credential = self.shared.credentials.get(attachment.credential);
-            let secret = self
-                .shared
-                .secrets
-                .secret(&credential.name)
-                .map_err(|error| Refusal {
-                    reason: DenyReason::CredentialUnavailable,
-                    detail: Some(error.to_string()),
-                })?;
-            let value = attachment.slot.render(&secret);
-            let value = value.ok_or(DenyReason::CredentialUnavailable)?;
-            head.headers.insert(attachment.header, value);
-            record.attached(attachment.credential);
-        }
-        Ok(())
+        Ok(findings.attachments)
     }
 
     async fn forward(
         &self,
-        mut head: Parts,
-        body: RequestBody,
+        outgoing: Outgoing,
         mut record: RequestRecord,
     ) -> Result<Response<ReplyBody>, Interrupted> {
         if let Some(error) = self.failure.borrow_mut().take() {
             return Ok(refuse(record, &Refusal::from(&error)));
         }
+        let Outgoing { head, body, spare } = outgoing;
         let websocket = head.version == Version::HTTP_11 && asks_for_websocket(&head);
-        let wanted = if websocket {
-            Wanted::Http1
-        } else {
-            Wanted::Any
-        };
-        let mut lease = match self.upstream.lease(wanted).await {
-            Ok(lease) => lease,
-            Err(error) => return Ok(refuse(record, &Refusal::from(&error))),
-        };
-        strip(&mut head.headers);
-        if websocket {
-            mark_websocket(&mut head.headers);
+        let mut sent = self.send(head, body, websocket).await;
+        if let (Ok((_, response)), Some(spare)) = (&sent, spare)
+            && response.status() == StatusCode::UNAUTHORIZED
+            && let Some((head, body)) = spare.again(&self.shared, record.traffic()).await
+        {
+            drop(sent);
+            sent = self.send(head, body, websocket).await;
         }
-        let forwarder = self.upstream.forwarder();
-        let addressed = address(&mut head, &body, self.transport, &lease);
-        let addressed = addressed.and_then(|()| match forwarder {
-            Some(proxy) => for_proxy(&mut head, proxy),
-            None => Ok(()),
-        });
-        if addressed.is_err() {
-            return Ok(refuse(record, &DenyReason::RequestInvalid.into()));
-        }
-        let sent = lease.send(Request::from_parts(head, body)).await;
-        let response = match sent {
-            Ok(response) => response,
-            Err(error) if lease.reused && error.is_closed() => {
+        let (lease, response) = match sent {
+            Ok(sent) => sent,
+            Err(Unsent::Interrupted) => {
                 record.failed(DenyReason::UpstreamFailed);
                 return Err(Interrupted);
             }
-            Err(error) => return Ok(refuse(record, &Refusal::from(&error))),
+            Err(Unsent::Refused(refusal)) => return Ok(refuse(record, &refusal)),
         };
+        let forwarder = self.upstream.forwarder();
         if forwarder.is_some() && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             return Ok(refuse(record, &DenyReason::ProxyRefused.into()));
         }
@@ -188,6 +197,39 @@ impl Exchange {
             head,
             ReplyBody::Upstream(Box::new(body)),
         ))
+    }
+
+    /// Sends a request and awaits the head of its answer.
+    async fn send(
+        &self,
+        mut head: Parts,
+        body: RequestBody,
+        websocket: bool,
+    ) -> Result<(Lease, Response<Incoming>), Unsent> {
+        let wanted = if websocket {
+            Wanted::Http1
+        } else {
+            Wanted::Any
+        };
+        let lease = self.upstream.lease(wanted).await;
+        let mut lease = lease.map_err(|error| Unsent::from(Refusal::from(&error)))?;
+        strip(&mut head.headers);
+        if websocket {
+            mark_websocket(&mut head.headers);
+        }
+        let addressed = address(&mut head, &body, self.transport, &lease);
+        let addressed = addressed.and_then(|()| match self.upstream.forwarder() {
+            Some(proxy) => for_proxy(&mut head, proxy),
+            None => Ok(()),
+        });
+        if addressed.is_err() {
+            return Err(Refusal::from(DenyReason::RequestInvalid).into());
+        }
+        match lease.send(Request::from_parts(head, body)).await {
+            Ok(response) => Ok((lease, response)),
+            Err(error) if lease.reused && error.is_closed() => Err(Unsent::Interrupted),
+            Err(error) => Err(Refusal::from(&error).into()),
+        }
     }
 
     /// Passes on the upstream's consent to a WebSocket; the bytes flow when the guest has it.
@@ -225,7 +267,7 @@ impl From<&UpstreamError> for Refusal {
 }
 
 /// Records and makes the answer to a request that is not passed on.
-fn refuse(mut record: RequestRecord, refusal: &Refusal) -> Response<ReplyBody> {
+pub(crate) fn refuse(mut record: RequestRecord, refusal: &Refusal) -> Response<ReplyBody> {
     match refusal.reason {
         DenyReason::UpstreamCertificate
         | DenyReason::UpstreamFailed

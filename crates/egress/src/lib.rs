@@ -34,8 +34,10 @@ mod record;
 mod replay;
 mod request_head;
 mod respond;
+mod second_try;
 mod splice;
 mod tls_roots;
+mod token_endpoint;
 mod upstream;
 
 pub use audit::{
@@ -47,7 +49,7 @@ pub use ca::{BACKDATED, CaError, LIFETIME, SessionCa};
 pub use canary::{CANARY_ZONE, Canary, CanaryAlive};
 pub use client_hello::fuzz_client_hello;
 pub use credential::{
-    BoundCredential, HeaderRule, HeaderRuleError, SecretSource, SecretUnavailable,
+    BoundCredential, HeaderRule, HeaderRuleError, LocalBoxFuture, SecretSource, SecretUnavailable,
 };
 pub use datagrams::{DatagramKind, DatagramRecord};
 pub use dial::DialError;
@@ -59,3 +61,7 @@ pub use proxy::{ProxyError, ProxyKind, ProxyServer, ProxySettings};
 pub use request_head::fuzz_request_head;
 pub use splice::Duplex;
 pub use tls_roots::{RootsError, UpstreamRoots};
+pub use token_endpoint::{
+    IssuerAnswer, IssuerError, IssuerFailure, IssuerRequest, MAX_ISSUER_ANSWER_BYTES,
+    TokenAnswerer, TokenEndpoint, TokenEndpoints, fuzz_token_request,
+};

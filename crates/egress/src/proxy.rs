@@ -128,6 +128,11 @@ impl ProxyServer {
         self.login.as_ref().map(|login| &login.basic)
     }
 
+    /// Whether it is given names, which it resolves itself.
+    pub(crate) fn resolves(&self) -> bool {
+        matches!(self.kind, ProxyKind::Http | ProxyKind::Socks5h)
+    }
+
     /// Whether requests of plain HTTP are forwarded and not tunnelled.
     pub(crate) fn forwards(&self) -> bool {
         self.kind == ProxyKind::Http

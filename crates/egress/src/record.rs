@@ -55,7 +55,9 @@ impl Record {
     pub(crate) fn begin(shared: &Rc<Shared>, kind: Kind, place: Place) -> Self {
         let verdict = match kind {
             Kind::Connect => Verdict::Tunnel,
-            Kind::Request | Kind::Packet | Kind::Dns | Kind::Canary => Verdict::Allow,
+            Kind::Request | Kind::Packet | Kind::Dns | Kind::Canary | Kind::Refresh => {
+                Verdict::Allow
+            }
         };
         Self {
             shared: Rc::clone(shared),
@@ -103,6 +105,17 @@ impl Record {
     /// It goes on as something that has a record of its own.
     pub(crate) fn forget(mut self) {
         self.forgotten = true;
+    }
+
+    /// It was carried out after all.
+    pub(crate) fn succeeded(&mut self) {
+        self.outcome.verdict = Verdict::Allow;
+        self.outcome.reason = None;
+    }
+
+    /// The host it is for.
+    pub(crate) fn host(&self) -> Option<&HostName> {
+        self.place.host.as_ref()
     }
 
     /// It was allowed but could not be carried out.

@@ -39,6 +39,28 @@ pub(crate) fn denial(reason: DenyReason, detail: Option<&str>) -> Response<Reply
     response
 }
 
+/// The answer of a token endpoint whose login cannot be renewed at the moment (RFC 6749 §5.2, with the code of §4.1.2.1):
+/// clients keep their login and try again. Never `invalid_grant`, at which they forget it.
+pub(crate) fn temporarily_unavailable() -> Response<ReplyBody> {
+    let mut response = json(Bytes::from_static(
+        b"{\"error\":\"temporarily_unavailable\"}",
+    ));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let code = DenyReason::CredentialUnavailable.code();
+    let headers = response.headers_mut();
+    headers.insert(DENY_HEADER, HeaderValue::from_static(code));
+    response
+}
+
+/// A JSON document that is not to be stored (RFC 6749 §5.1).
+pub(crate) fn json(document: Bytes) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::Text(Some(document)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
 /// The same as bytes of HTTP/1.1, for a connection that is not parsed as HTTP.
 pub(crate) fn raw_denial(reason: DenyReason) -> Vec<u8> {
     let (status, body) = (status(reason), text(reason, None));

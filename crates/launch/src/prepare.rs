@@ -7,7 +7,8 @@ use std::rc::Rc;
 use agent_vm_credentials::Credential;
 use agent_vm_egress::{
     AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule,
-    HeaderRuleError, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
+    HeaderRuleError, LocalBoxFuture, ResolveOverride, SecretSource, SecretUnavailable,
+    TokenEndpoints, UpstreamRoots,
 };
 use agent_vm_image::{DiskError, DiskFrom, Lease, StoreError, clone_disk, disk_from};
 use agent_vm_policy::{FlowPattern, Policy};
@@ -191,6 +192,7 @@ pub(crate) fn egress(request: &LaunchRequest, session: &SessionId) -> Result<Egr
         policy: policy(request),
         credentials: credentials.iter().map(bound).collect::<Result<_, _>>()?,
         secrets: Rc::new(HostSecrets(credentials.clone())),
+        token_endpoints: TokenEndpoints::default(),
         roots: UpstreamRoots {
             extra_pem: if extra_pem.is_empty() {
                 Vec::new()
@@ -230,12 +232,19 @@ fn bound(credential: &Credential) -> Result<BoundCredential, PrepareError> {
 struct HostSecrets(Vec<Credential>);
 
 impl SecretSource for HostSecrets {
-    fn secret(&self, credential: &str) -> Result<Secret, SecretUnavailable> {
+    fn secret<'a>(
+        &'a self,
+        credential: &'a str,
+    ) -> LocalBoxFuture<'a, Result<Secret, SecretUnavailable>> {
         let found = self.0.iter().find(|known| known.name == credential);
-        found
-            .and_then(|known| known.secret.clone())
-            .ok_or_else(|| SecretUnavailable {
-                credential: credential.to_owned(),
-            })
+        let found = found.and_then(|known| known.secret.clone());
+        let found = found.ok_or_else(|| SecretUnavailable {
+            credential: credential.to_owned(),
+        });
+        Box::pin(std::future::ready(found))
+    }
+
+    fn rejected<'a>(&'a self, _: &'a str, _: &'a Secret) -> LocalBoxFuture<'a, bool> {
+        Box::pin(std::future::ready(false))
     }
 }

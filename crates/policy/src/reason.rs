@@ -46,6 +46,8 @@ pub enum DenyReason {
     PlaceholderInClear,
     /// The credential's secret cannot be had at the moment.
     CredentialUnavailable,
+    /// A token endpoint was asked for something else than renewing this session's login.
+    TokenGrant,
     /// The upstream's certificate is not valid for the name.
     UpstreamCertificate,
     /// The upstream cannot be reached, or breaks the protocol.
@@ -79,6 +81,7 @@ impl DenyReason {
             Self::PlaceholderOtherHost => "placeholder-other-host",
             Self::PlaceholderInClear => "placeholder-in-clear",
             Self::CredentialUnavailable => "credential-unavailable",
+            Self::TokenGrant => "token-grant",
             Self::UpstreamCertificate => "upstream-certificate",
             Self::UpstreamFailed => "upstream-failed",
             Self::ProxyRefused => "proxy-refused",
@@ -133,6 +136,9 @@ impl fmt::Display for DenyReason {
             }
             Self::PlaceholderInClear => "the request carries a credential placeholder without TLS",
             Self::CredentialUnavailable => "the credential cannot be had at the moment",
+            Self::TokenGrant => {
+                "only the login of this session can be renewed here; log in on the host"
+            }
             Self::UpstreamCertificate => "the certificate of the upstream server is not valid",
             Self::UpstreamFailed => "the upstream server cannot be reached or breaks the protocol",
             Self::ProxyRefused => "the host's proxy did not make the connection",
@@ -185,6 +191,7 @@ mod tests {
             DenyReason::PlaceholderOtherHost,
             DenyReason::PlaceholderInClear,
             DenyReason::CredentialUnavailable,
+            DenyReason::TokenGrant,
             DenyReason::UpstreamCertificate,
             DenyReason::UpstreamFailed,
             DenyReason::ProxyRefused,

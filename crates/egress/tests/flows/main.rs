@@ -15,6 +15,7 @@ mod grants;
 mod http;
 mod plain;
 mod proxy;
+mod renewal;
 mod rig;
 mod splice;
 mod streams;

@@ -1,5 +1,6 @@
 //! A guest with one egress: opens flows, speaks TLS and HTTP over them, and reads the audit log.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 
 use agent_vm_egress::{
     AuditSink, BoundCredential, ConnectRequest, Duplex, Egress, EgressConfig, FlowEnd, HeaderRule,
-    OpenError, ProxySettings, ResolveOverride, SecretSource, SecretUnavailable, UpstreamRoots,
+    LocalBoxFuture, OpenError, ProxySettings, ResolveOverride, SecretSource, SecretUnavailable,
+    TokenEndpoints, UpstreamRoots,
 };
 use agent_vm_policy::{HostName, HostPattern, Policy};
 use agent_vm_secret::{Placeholder, Secret};
@@ -29,18 +31,27 @@ use crate::upstream::{Behaviour, Local, Upstream, provider};
 
 pub(crate) const API: &str = "api.bound.test";
 pub(crate) const OTHER: &str = "other.bound.test";
+pub(crate) const LOGIN: &str = "login.bound.test";
 pub(crate) const FREE: &str = "free.test";
 pub(crate) const OAUTH_SECRET: &str = "sk-real-oauth-token";
 pub(crate) const KEY_SECRET: &str = "sk-real-api-key";
 pub(crate) const OTHER_SECRET: &str = "gho_real-other-token";
 
 /// Secrets by credential name; `broken` has none.
-struct Secrets;
+#[derive(Default)]
+pub(crate) struct Secrets {
+    /// What `oauth` is after it was rejected.
+    pub(crate) newer: RefCell<Option<&'static str>>,
+    /// What `oauth` is.
+    current: RefCell<Option<&'static str>>,
+    /// Credentials that upstreams rejected.
+    pub(crate) rejected: RefCell<Vec<String>>,
+}
 
-impl SecretSource for Secrets {
-    fn secret(&self, credential: &str) -> Result<Secret, SecretUnavailable> {
+impl Secrets {
+    fn find(&self, credential: &str) -> Result<Secret, SecretUnavailable> {
         let text = match credential {
-            "oauth" => OAUTH_SECRET,
+            "oauth" => self.current.borrow().unwrap_or(OAUTH_SECRET),
             "api-key" => KEY_SECRET,
             "other" => OTHER_SECRET,
             _ => {
@@ -53,6 +64,29 @@ impl SecretSource for Secrets {
     }
 }
 
+impl SecretSource for Secrets {
+    fn secret<'a>(
+        &'a self,
+        credential: &'a str,
+    ) -> LocalBoxFuture<'a, Result<Secret, SecretUnavailable>> {
+        Box::pin(std::future::ready(self.find(credential)))
+    }
+
+    fn rejected<'a>(&'a self, credential: &'a str, used: &'a Secret) -> LocalBoxFuture<'a, bool> {
+        self.rejected.borrow_mut().push(credential.to_owned());
+        assert_eq!(
+            used.expose(),
+            self.find(credential).unwrap().expose(),
+            "what was used is told"
+        );
+        let newer = self.newer.borrow_mut().take();
+        if newer.is_some() {
+            *self.current.borrow_mut() = newer;
+        }
+        Box::pin(std::future::ready(newer.is_some()))
+    }
+}
+
 /// Everything of one test.
 #[derive(Clone)]
 pub(crate) struct Rig {
@@ -62,6 +96,10 @@ pub(crate) struct Rig {
     pub(crate) api_key: Placeholder,
     pub(crate) other: Placeholder,
     pub(crate) broken: Placeholder,
+    /// Never exchanged: renews a login.
+    pub(crate) refresh: Placeholder,
+    pub(crate) secrets: Rc<Secrets>,
+    pub(crate) token_endpoints: TokenEndpoints,
     policy: Policy,
     proxies: ProxySettings,
     audit: PathBuf,
@@ -99,6 +137,9 @@ impl Rig {
             api_key,
             other,
             broken,
+            refresh: mint("sk-ant-ort01-"),
+            secrets: Rc::default(),
+            token_endpoints: TokenEndpoints::default(),
             policy: Policy::public(),
             proxies: ProxySettings::default(),
             audit,
@@ -136,6 +177,15 @@ impl Rig {
         .assembled()
     }
 
+    /// The same guest with logins that are renewed.
+    pub(crate) fn with_token_endpoints(&self, token_endpoints: TokenEndpoints) -> Self {
+        Self {
+            token_endpoints,
+            ..self.clone()
+        }
+        .assembled()
+    }
+
     /// The same guest with another audit log.
     pub(crate) fn with_audit(&self, audit: &Path) -> Self {
         Self {
@@ -158,13 +208,17 @@ impl Rig {
             bind("api-key", &self.api_key, API, "x-api-key"),
             bind("other", &self.other, OTHER, "authorization"),
             bind("broken", &self.broken, API, "x-broken"),
+            BoundCredential {
+                hosts: Vec::new(),
+                ..bind("refresh", &self.refresh, LOGIN, "authorization")
+            },
         ];
         let route = |host: &str, port| ResolveOverride {
             host: HostName::parse(host).unwrap(),
             port,
             target: self.target,
         };
-        let overrides = [API, OTHER, FREE]
+        let overrides = [API, OTHER, FREE, LOGIN]
             .iter()
             .flat_map(|host| [route(host, 443), route(host, 80)]);
         let egress = Egress::new(EgressConfig {
@@ -172,7 +226,8 @@ impl Rig {
             project: "test-project".into(),
             policy: self.policy.clone(),
             credentials,
-            secrets: Rc::new(Secrets),
+            secrets: self.secrets.clone(),
+            token_endpoints: self.token_endpoints.clone(),
             roots: UpstreamRoots {
                 extra_pem: vec![self.upstream.ca_pem.clone()],
             },

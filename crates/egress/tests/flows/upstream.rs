@@ -41,6 +41,9 @@ impl Seen {
     }
 }
 
+/// The token that `/renewed` takes.
+pub(crate) const NEWER_SECRET: &str = "sk-real-newer-token";
+
 /// A running fake upstream.
 #[derive(Clone)]
 pub(crate) struct Upstream {
@@ -65,7 +68,12 @@ pub(crate) struct Behaviour {
 
 impl Default for Behaviour {
     fn default() -> Self {
-        let names = ["api.bound.test", "other.bound.test", "free.test"];
+        let names = [
+            "api.bound.test",
+            "other.bound.test",
+            "free.test",
+            "login.bound.test",
+        ];
         Self {
             names: names.map(str::to_owned).to_vec(),
             alpn: vec!["h2", "http/1.1"],
@@ -111,6 +119,14 @@ impl Upstream {
         let seen = self.seen.borrow();
         assert_eq!(seen.len(), 1, "{seen:?}");
         seen[0].clone()
+    }
+
+    /// Whether the last request carried the token that is valid after a renewal.
+    fn only_newer(&self) -> bool {
+        let seen = self.seen.borrow();
+        seen.last()
+            .and_then(|seen| seen.header("authorization"))
+            .is_some_and(|value| value.ends_with(NEWER_SECRET))
     }
 
     async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
@@ -185,6 +201,10 @@ impl Upstream {
             "/close" => Response::builder()
                 .header("connection", "close")
                 .body(text("bye"))
+                .unwrap(),
+            "/renewed" if !self.only_newer() => Response::builder()
+                .status(StatusCode::UNAUTHORIZED)
+                .body(text("expired"))
                 .unwrap(),
             "/big" => Response::new(text(&"x".repeat(1 << 20))),
             "/hints" => Response::builder()
