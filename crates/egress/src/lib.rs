@@ -62,6 +62,6 @@ pub use request_head::fuzz_request_head;
 pub use splice::Duplex;
 pub use tls_roots::{RootsError, UpstreamRoots};
 pub use token_endpoint::{
-    IssuerAnswer, IssuerError, IssuerFailure, IssuerRequest, MAX_ISSUER_ANSWER_BYTES,
-    TokenAnswerer, TokenEndpoint, TokenEndpoints, fuzz_token_request,
+    ISSUER_TIMEOUT, IssuerAnswer, IssuerClient, IssuerError, IssuerFailure, IssuerRequest,
+    MAX_ISSUER_ANSWER_BYTES, TokenAnswerer, TokenEndpoint, TokenEndpoints, fuzz_token_request,
 };

@@ -107,12 +107,6 @@ impl Record {
         self.forgotten = true;
     }
 
-    /// It was carried out after all.
-    pub(crate) fn succeeded(&mut self) {
-        self.outcome.verdict = Verdict::Allow;
-        self.outcome.reason = None;
-    }
-
     /// The host it is for.
     pub(crate) fn host(&self) -> Option<&HostName> {
         self.place.host.as_ref()

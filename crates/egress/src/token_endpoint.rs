@@ -31,7 +31,8 @@ use crate::respond::{json, temporarily_unavailable};
 mod issuer;
 
 pub use issuer::{
-    IssuerAnswer, IssuerError, IssuerFailure, IssuerRequest, MAX_ISSUER_ANSWER_BYTES,
+    ISSUER_TIMEOUT, IssuerAnswer, IssuerClient, IssuerError, IssuerFailure, IssuerRequest,
+    MAX_ISSUER_ANSWER_BYTES,
 };
 
 /// The largest request that is read, in bytes.
