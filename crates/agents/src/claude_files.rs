@@ -9,11 +9,11 @@ use crate::profile::{Seed, SeedContext};
 pub(crate) const SEEDS: &[Seed] = &[
     Seed {
         path: ".claude/settings.json",
-        render: settings,
+        render: |context| Some(settings(context)),
     },
     Seed {
         path: ".claude.json",
-        render: state,
+        render: |context| Some(state(context)),
     },
 ];
 
@@ -57,6 +57,7 @@ mod tests {
         let context = SeedContext {
             trusted_directories: &["/p", "/p/мой"],
             credential_env: env,
+            ..SeedContext::default()
         };
         let files = AgentId::Claude.profile().files(&context);
         let file = files.iter().find(|file| file.path == path).unwrap();

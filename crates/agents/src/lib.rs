@@ -5,8 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod claude_files;
+mod codex_files;
+mod copilot_files;
+mod gemini_files;
 mod login_shell;
 mod profile;
 
 pub use login_shell::login_shell_argv;
-pub use profile::{AgentId, Profile, Provider, SeedContext, SeededFile, UnknownAgent};
+pub use profile::{AgentId, Profile, SeedContext, SeededFile, UnknownAgent};

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::claude_files;
+use crate::{claude_files, codex_files, copilot_files, gemini_files};
 
 /// An agent that has a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,13 +20,6 @@ pub enum AgentId {
     Copilot,
     /// Gemini CLI.
     Gemini,
-}
-
-/// A service whose credentials an agent needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Provider {
-    /// Anthropic.
-    Anthropic,
 }
 
 /// Everything that differs from agent to agent.
@@ -45,8 +38,8 @@ pub struct Profile {
     pub version_argv: &'static [&'static str],
     /// Variables of the guest.
     pub env: &'static [(&'static str, &'static str)],
-    /// Services whose credentials it needs.
-    pub providers: &'static [Provider],
+    /// Providers whose credentials it needs, by their names in the table of credentials.
+    pub providers: &'static [&'static str],
     seeds: &'static [Seed],
 }
 
@@ -55,17 +48,19 @@ pub struct Profile {
 pub(crate) struct Seed {
     /// Relative to the guest user's home directory.
     pub(crate) path: &'static str,
-    /// The content for this launch.
-    pub(crate) render: fn(&SeedContext<'_>) -> String,
+    /// The content for this launch; `None` when there is nothing to say.
+    pub(crate) render: fn(&SeedContext<'_>) -> Option<String>,
 }
 
 /// What a seeded file may depend on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct SeedContext<'a> {
     /// Guest path of the project, and of the directory the agent starts in.
     pub trusted_directories: &'a [&'a str],
     /// Variables of the guest that stand for credentials: names and placeholders.
     pub credential_env: &'a [(String, String)],
+    /// Files of the guest that stand for credentials, relative to the home directory of its user.
+    pub login_files: &'a [&'a str],
 }
 
 /// A rendered file.
@@ -98,7 +93,7 @@ const PROFILES: &[Profile] = &[
         argv: &["claude", "--dangerously-skip-permissions"],
         version_argv: &["claude", "--version"],
         env: &[SANDBOX, ("DISABLE_AUTOUPDATER", "1")],
-        providers: &[Provider::Anthropic],
+        providers: &["anthropic"],
         seeds: claude_files::SEEDS,
     },
     Profile {
@@ -108,8 +103,8 @@ const PROFILES: &[Profile] = &[
         argv: &["codex", "--dangerously-bypass-approvals-and-sandbox"],
         version_argv: &["codex", "--version"],
         env: &[SANDBOX],
-        providers: &[],
-        seeds: &[],
+        providers: &["openai"],
+        seeds: codex_files::SEEDS,
     },
     Profile {
         id: AgentId::OpenCode,
@@ -117,8 +112,12 @@ const PROFILES: &[Profile] = &[
         title: "OpenCode",
         argv: &["opencode"],
         version_argv: &["opencode", "--version"],
-        env: &[SANDBOX, ("OPENCODE_DISABLE_AUTOUPDATE", "1")],
-        providers: &[],
+        env: &[
+            SANDBOX,
+            ("OPENCODE_DISABLE_AUTOUPDATE", "1"),
+            ("OPENCODE_PERMISSION", r#"{"*":"allow"}"#),
+        ],
+        providers: &["opencode"],
         seeds: &[],
     },
     Profile {
@@ -128,8 +127,8 @@ const PROFILES: &[Profile] = &[
         argv: &["copilot", "--allow-all-tools", "--allow-all-paths"],
         version_argv: &["copilot", "--version"],
         env: &[SANDBOX],
-        providers: &[],
-        seeds: &[],
+        providers: &["copilot"],
+        seeds: copilot_files::SEEDS,
     },
     Profile {
         id: AgentId::Gemini,
@@ -138,8 +137,8 @@ const PROFILES: &[Profile] = &[
         argv: &["gemini", "--yolo"],
         version_argv: &["gemini", "--version"],
         env: &[SANDBOX, ("GEMINI_CLI_TRUST_WORKSPACE", "true")],
-        providers: &[],
-        seeds: &[],
+        providers: &["google"],
+        seeds: gemini_files::SEEDS,
     },
 ];
 
@@ -179,12 +178,14 @@ impl Profile {
     /// The files of a launch, in order.
     #[must_use]
     pub fn files(&self, context: &SeedContext<'_>) -> Vec<SeededFile> {
-        let render = |seed: &Seed| SeededFile {
-            path: seed.path,
-            mode: 0o600,
-            content: (seed.render)(context),
+        let render = |seed: &Seed| {
+            Some(SeededFile {
+                path: seed.path,
+                mode: 0o600,
+                content: (seed.render)(context)?,
+            })
         };
-        self.seeds.iter().map(render).collect()
+        self.seeds.iter().filter_map(render).collect()
     }
 }
 
@@ -219,11 +220,18 @@ mod tests {
     fn seeded_files_stay_below_the_home_directory() {
         let context = SeedContext {
             trusted_directories: &["/p"],
-            credential_env: &[],
+            ..SeedContext::default()
         };
         for file in AgentId::all().flat_map(|id| id.profile().files(&context)) {
             let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
             assert!(file.path.split('/').all(plain), "{}", file.path);
+        }
+    }
+
+    #[test]
+    fn every_agent_names_whose_credentials_it_needs() {
+        for id in AgentId::all() {
+            assert!(!id.profile().providers.is_empty(), "{id}");
         }
     }
 

@@ -149,6 +149,9 @@ pub(crate) struct LaunchOptions {
         help_heading = "Environment and secrets"
     )]
     pub(crate) secret: Vec<String>,
+    /// The guest's git and gh may use your GitHub login, with all its rights
+    #[arg(long, help_heading = "Environment and secrets")]
+    pub(crate) github: bool,
     #[command(flatten)]
     pub(crate) network: NetworkOptions,
     /// Dial HOST:PORT at this address (repeatable)

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use agent_vm_credentials::{CollectError, ReadError, SecretSpecError};
+use agent_vm_credentials::SecretSpecError;
 use agent_vm_image::{NotVerified, PullError, ReferenceError, RemoveError, StoreError};
 use agent_vm_launch::{BaseStoreError, ProxyError};
 use agent_vm_state::ProjectError;
@@ -21,6 +21,7 @@ use crate::publish_settings::PublishSettingsError;
 use crate::settings::SettingsError;
 use crate::setup_files::SetupFileError;
 
+mod credential_hints;
 mod launch_hints;
 
 /// Whose matter an error is.
@@ -292,6 +293,9 @@ impl From<SetupFileError> for CommandError {
             SetupFileError::ProjectPublish { .. } => {
                 Some("put it into ~/.config/agent-vm/config.toml, or give --publish")
             }
+            SetupFileError::ProjectSecrets { .. } => {
+                Some("put it into ~/.config/agent-vm/config.toml, or give --secret")
+            }
             SetupFileError::Mount { .. } => Some("a mount is given as \"HOST[:GUEST]\""),
         };
         let mut this = Self::new(Kind::Config, error);
@@ -330,49 +334,6 @@ impl From<MountError> for CommandError {
             ),
         };
         let mut this = Self::new(Kind::User, error);
-        this.hints.extend(hint);
-        this
-    }
-}
-
-impl From<CollectError> for CommandError {
-    fn from(error: CollectError) -> Self {
-        let (kind, hint) = match &error {
-            CollectError::ReadLogin {
-                source: ReadError::Io { path, .. },
-                ..
-            } => (
-                Kind::Config,
-                Some(format!(
-                    "make {} readable for you, or log in again",
-                    path.display()
-                )),
-            ),
-            CollectError::ReadLogin { .. } | CollectError::ParseLogin { .. } => {
-                (Kind::Config, Some("log in again on the host".to_owned()))
-            }
-            CollectError::Duplicate { .. } => (
-                Kind::User,
-                Some("name several hosts in one --secret: NAME@HOST,HOST".to_owned()),
-            ),
-            CollectError::VariableMissing { name, variable } => (
-                Kind::User,
-                Some(format!(
-                    "set {variable}, or name another source: \
-                     --secret {name}=env:VARIABLE@HOST, {name}=file:PATH@HOST, {name}=cmd:PROGRAM@HOST"
-                )),
-            ),
-            CollectError::FileMissing { .. }
-            | CollectError::ReadSecret { .. }
-            | CollectError::ProgramMissing { .. }
-            | CollectError::Run { .. }
-            | CollectError::CommandStatus { .. } => (Kind::User, Some(SECRET_FORM.to_owned())),
-            CollectError::NotASecret { .. } => {
-                (Kind::User, Some("a token is one line of text".to_owned()))
-            }
-            CollectError::Mint(_) => (Kind::Internal, None),
-        };
-        let mut this = Self::new(kind, error);
         this.hints.extend(hint);
         this
     }

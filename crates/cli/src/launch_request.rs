@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use agent_vm_agents::{AgentId, Profile, Provider, SeedContext, login_shell_argv};
+use agent_vm_agents::{AgentId, Profile, SeedContext, login_shell_argv};
 use agent_vm_credentials::{
     Collected, GuestFile, HostEnvironment, ProviderId, SecretSpec, collect, collect_secrets,
 };
@@ -24,6 +24,7 @@ use crate::image_settings::ImageSettings;
 use crate::mounts;
 use crate::network_settings::Reach;
 use crate::publish_settings;
+use crate::secret_settings;
 use crate::settings::Settings;
 use crate::setup_files;
 
@@ -111,9 +112,11 @@ pub(crate) fn build(
     let (network, origin) = network(context, options, &project, cwd)?;
     settings.origins.insert("policy", origin);
     let profile = profile(typed);
-    let credentials = credentials(profile, &options.secret, &host)?;
+    let user_directory = setup_files::user_directory(&context.env, &host.home);
+    let secrets = secret_settings::read(&options.secret, &user_directory)?;
+    let credentials = credentials(profile, options, &secrets, &host)?;
     let program = program(typed, profile, &project, &credentials)?;
-    refuse_tokens_in_plain(&program, options, &credentials)?;
+    refuse_tokens_in_plain(&program, options, (&secrets, &credentials))?;
     let directories = context.directories()?;
     check_signature(context, &settings.image, &directories)?;
     let access = if options.readonly {
@@ -223,25 +226,23 @@ fn profile(typed: &Typed<'_>) -> Option<&'static Profile> {
     }
 }
 
+/// The logins the agent needs, GitHub's when asked for, and the user's own secrets.
 fn credentials(
     profile: Option<&Profile>,
-    secrets: &[String],
+    options: &LaunchOptions,
+    secrets: &[SecretSpec],
     host: &HostEnvironment,
 ) -> Result<Collected, CommandError> {
-    let providers: Vec<ProviderId> = profile
-        .map_or(&[][..], |profile| profile.providers)
-        .iter()
-        .map(|provider| match provider {
-            Provider::Anthropic => ProviderId::Anthropic,
-        })
+    let needed = profile.map_or(&[][..], |profile| profile.providers).iter();
+    let mut providers: Vec<ProviderId> = needed
+        .map(|name| ProviderId::named(name).expect("profiles name providers of the table: tested"))
         .collect();
-    let specs: Vec<SecretSpec> = secrets
-        .iter()
-        .map(|text| text.parse())
-        .collect::<Result<_, _>>()
-        .map_err(UsageError::Secret)?;
+    if options.github {
+        providers.push(ProviderId::GitHub);
+    }
     let mut all = collect(&providers, host)?;
-    all.extend(collect_secrets(&specs, host)?);
+    all.extend(collect_secrets(secrets, host)?);
+    all.check_placeholders()?;
     Ok(all)
 }
 
@@ -286,9 +287,15 @@ fn seeded(profile: &Profile, project: &Project, credentials: &Collected) -> Vec<
         .iter()
         .filter_map(|path| path.to_str())
         .collect();
+    let login_files: Vec<&str> = credentials
+        .guest_files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect();
     let context = SeedContext {
         trusted_directories: &trusted,
         credential_env: &credentials.guest_env,
+        login_files: &login_files,
     };
     let files = profile.files(&context).into_iter().map(|file| GuestFile {
         path: file.path.to_owned(),
@@ -302,14 +309,10 @@ fn seeded(profile: &Profile, project: &Project, credentials: &Collected) -> Vec<
 fn refuse_tokens_in_plain(
     program: &Program,
     options: &LaunchOptions,
-    credentials: &Collected,
+    (secrets, credentials): (&[SecretSpec], &Collected),
 ) -> Result<(), UsageError> {
     for given in &options.env {
-        let secret = options.secret.iter().any(|spec| {
-            spec.parse::<SecretSpec>()
-                .is_ok_and(|spec| spec.name == given.name)
-        });
-        if secret {
+        if secrets.iter().any(|spec| spec.name == given.name) {
             return Err(UsageError::SecretAndVariable {
                 name: given.name.clone(),
             });
@@ -377,5 +380,17 @@ fn streams() -> Streams {
         Streams::Terminal
     } else {
         Streams::Pipes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_name_providers_of_the_table() {
+        for name in AgentId::all().flat_map(|agent| agent.profile().providers) {
+            assert!(ProviderId::named(name).is_some(), "{name}");
+        }
     }
 }

@@ -20,6 +20,7 @@ mod preflight;
 mod progress;
 mod publish_settings;
 mod report;
+mod secret_settings;
 mod settings;
 mod setup_files;
 mod ui;

@@ -142,7 +142,7 @@ fn refuse_exposed<'a>(
     shared: impl Iterator<Item = &'a Path>,
     environment: &HostEnvironment,
 ) -> Result<(), MountError> {
-    let files: Vec<PathBuf> = credential_files(&environment.home)
+    let files: Vec<PathBuf> = credential_files(environment)
         .iter()
         .filter_map(|file| std::fs::canonicalize(file).ok())
         .collect();

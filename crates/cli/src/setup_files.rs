@@ -69,6 +69,8 @@ pub(crate) enum SetupFileError {
     ProjectMounts { path: PathBuf },
     #[error("{} asks to publish ports, which only the user's own configuration may", path.display())]
     ProjectPublish { path: PathBuf },
+    #[error("{} names secrets, which only the user's own configuration may", path.display())]
+    ProjectSecrets { path: PathBuf },
     #[error("{}: invalid mount {text:?}: {reason}", path.display())]
     Mount {
         path: PathBuf,
@@ -185,8 +187,12 @@ fn setup_table(path: &Path, links: Links) -> Result<toml::Table, SetupFileError>
         all.remove("image");
         // `publish_settings.rs` reads it.
         all.remove("publish");
+        // `secret_settings.rs` reads it.
+        all.remove("secret");
     } else if all.contains_key("publish") {
         return Err(SetupFileError::ProjectPublish { path });
+    } else if all.contains_key("secret") {
+        return Err(SetupFileError::ProjectSecrets { path });
     }
     let setup = match all.remove("setup") {
         None => toml::Table::new(),

@@ -1,19 +1,16 @@
 //! Looks for credentials where the host keeps them and mints a placeholder for each.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use agent_vm_policy::HostPattern;
-use agent_vm_process::{CommandSpec, RunError, find_program, run_captured};
-use agent_vm_secret::{MintError, Placeholder, Secret, SecretError};
+use agent_vm_process::RunError;
+use agent_vm_secret::{MintError, SecretError};
 use thiserror::Error;
-use zeroize::Zeroizing;
 
-use crate::claude_login::{self, ClaudeLogin};
-use crate::credential::{Collected, Credential, HeaderSpec, Notice};
+use crate::credential::Collected;
+use crate::finder::Finder;
+use crate::gh_hosts::GhHostsError;
 use crate::host_environment::{HostEnvironment, ReadError};
-use crate::provider::{ANTHROPIC_API, ProviderId, VariableCredential, known_prefix};
-use crate::refresh_endpoint::{self, RefreshFacts};
-use crate::secret_spec::{SecretSource, SecretSpec};
+use crate::provider::ProviderId;
 
 /// Why credentials could not be collected.
 #[derive(Debug, Error)]
@@ -35,6 +32,15 @@ pub enum CollectError {
         /// Position of the mistake.
         #[source]
         source: serde_json::Error,
+    },
+    /// `gh`'s file is not in its form.
+    #[error("{} cannot be understood", path.display())]
+    ParseHosts {
+        /// The file.
+        path: PathBuf,
+        /// Which line.
+        #[source]
+        source: GhHostsError,
     },
     /// Two secrets have the same name.
     #[error("the secret {name} is given twice")]
@@ -106,9 +112,16 @@ pub enum CollectError {
     /// No placeholder could be made.
     #[error("cannot make a placeholder")]
     Mint(#[from] MintError),
+    /// The placeholders of a launch could be taken for each other.
+    #[error("the placeholder of {name} is part of another one")]
+    PlaceholderOverlap {
+        /// Name of the credential.
+        name: String,
+    },
 }
 
-/// Finds the credentials of these providers. One that is not there is a [`Notice`], not an error.
+/// Finds the credentials of these providers. One that is not there is a [`Notice`](crate::Notice), not an
+/// error. A program of the host is asked only when nothing cheaper was found.
 ///
 /// # Errors
 /// [`CollectError`] when one is there but cannot be used.
@@ -116,249 +129,13 @@ pub fn collect(
     providers: &[ProviderId],
     environment: &HostEnvironment,
 ) -> Result<Collected, CollectError> {
-    let mut all = Collected::default();
+    let mut finder = Finder::new(environment);
     for provider in providers {
-        let mut found = match provider {
-            ProviderId::Anthropic => claude_file(environment)?,
-        };
-        for variable in provider.facts().variables {
-            if let Some(text) = environment.text(variable.variable) {
-                found.extend(from_variable(variable, text)?);
-            }
-        }
-        if found.credentials.is_empty() {
-            let facts = provider.facts();
-            found.notices.push(Notice::NotLoggedIn {
-                provider: facts.name,
-                fix: facts.fix,
-            });
-        }
-        all.extend(found);
+        finder.provider(provider.facts())?;
     }
-    Ok(all)
-}
-
-/// Reads the user's own secrets (`--secret`).
-///
-/// # Errors
-/// [`CollectError`] when a source is missing or holds no token, or a name is given twice.
-pub fn collect_secrets(
-    specs: &[SecretSpec],
-    environment: &HostEnvironment,
-) -> Result<Collected, CollectError> {
-    let mut all = Collected::default();
-    for spec in specs {
-        if all.guest_env.iter().any(|(name, _)| *name == spec.name) {
-            return Err(CollectError::Duplicate {
-                name: spec.name.clone(),
-            });
-        }
-        let (text, source) = read_source(spec, environment)?;
-        let text = text.trim_end_matches(['\r', '\n']);
-        let secret = Secret::new(text).map_err(|source| CollectError::NotASecret {
-            name: spec.name.clone(),
-            source,
-        })?;
-        let placeholder = Placeholder::mint(known_prefix(text))?;
-        all.guest_env
-            .push((spec.name.clone(), placeholder.to_string()));
-        all.credentials.push(Credential {
-            name: spec.name.clone(),
-            secret: Some(secret),
-            placeholder,
-            hosts: spec.hosts.clone(),
-            header: spec.header.clone(),
-            source,
-            refresh: None,
-        });
-    }
-    Ok(all)
-}
-
-fn claude_file(environment: &HostEnvironment) -> Result<Collected, CollectError> {
-    let path = environment.home.join(claude_login::PATH);
-    let text = environment
-        .read(&path)
-        .map_err(|source| CollectError::ReadLogin {
-            provider: ProviderId::Anthropic.facts().name,
-            source,
-        })?;
-    let Some(text) = text else {
-        return Ok(Collected::default());
-    };
-    let login = ClaudeLogin::parse(&text).map_err(|source| CollectError::ParseLogin {
-        path: path.clone(),
-        source,
-    })?;
-    match login {
-        Some(login) => claude_credentials(&login, &path, environment),
-        None => Ok(Collected::default()),
-    }
-}
-
-fn claude_credentials(
-    login: &ClaudeLogin,
-    path: &Path,
-    environment: &HostEnvironment,
-) -> Result<Collected, CollectError> {
-    let (access, refresh) = ClaudeLogin::placeholders()?;
-    let source = path.display().to_string();
-    let mut found = Collected {
-        guest_files: vec![login.guest_file(&access, &refresh)],
-        refused_hosts: hosts(&[refresh_endpoint::ANTHROPIC.host]),
-        ..Collected::default()
-    };
-    found.credentials.push(Credential {
-        name: "claude-login".to_owned(),
-        secret: Some(login.access.clone()),
-        placeholder: access,
-        hosts: hosts(ANTHROPIC_API),
-        header: HeaderSpec::bearer(),
-        source: source.clone(),
-        refresh: login.refresh.is_some().then(|| RefreshFacts {
-            endpoint: &refresh_endpoint::ANTHROPIC,
-            file: path.to_owned(),
-            fields: &refresh_endpoint::CLAUDE_FIELDS,
-            expires: login.expires,
-            refresh_placeholder: refresh.clone(),
-            guest_id_token: None,
-            guest_scope: login.scope(),
-        }),
-    });
-    if let Some(secret) = &login.refresh {
-        // Known to the egress only so that it is refused wherever it turns up.
-        found.credentials.push(Credential {
-            name: "claude-login-refresh".to_owned(),
-            secret: Some(secret.clone()),
-            placeholder: refresh,
-            hosts: Vec::new(),
-            header: HeaderSpec::bearer(),
-            source: source.clone(),
-            refresh: None,
-        });
-    }
-    if login
-        .expires
-        .is_some_and(|expires| expires <= environment.now)
-    {
-        let fix = "run `claude` once on the host to renew the login";
-        found.notices.push(Notice::Expired { source, fix });
-    }
+    let found = finder.finish();
+    found.check_placeholders()?;
     Ok(found)
-}
-
-fn from_variable(variable: &VariableCredential, text: &str) -> Result<Collected, CollectError> {
-    let secret = Secret::new(text).map_err(|source| CollectError::NotASecret {
-        name: variable.variable.to_owned(),
-        source,
-    })?;
-    let placeholder = Placeholder::mint(variable.placeholder_prefix)?;
-    Ok(Collected {
-        guest_env: vec![(variable.variable.to_owned(), placeholder.to_string())],
-        credentials: vec![Credential {
-            name: variable.name.to_owned(),
-            secret: Some(secret),
-            placeholder,
-            hosts: hosts(variable.hosts),
-            header: (variable.header)(),
-            source: format!("${}", variable.variable),
-            refresh: None,
-        }],
-        ..Collected::default()
-    })
-}
-
-fn hosts(names: &[&str]) -> Vec<HostPattern> {
-    let parse = |name: &&str| HostPattern::parse(name).expect("the provider table is tested");
-    names.iter().map(parse).collect()
-}
-
-/// The text of a secret and where it came from, for people.
-fn read_source(
-    spec: &SecretSpec,
-    environment: &HostEnvironment,
-) -> Result<(Zeroizing<String>, String), CollectError> {
-    let name = || spec.name.clone();
-    match &spec.source {
-        SecretSource::Environment(variable) => {
-            let text = environment
-                .text(variable)
-                .ok_or_else(|| CollectError::VariableMissing {
-                    name: name(),
-                    variable: variable.clone(),
-                })?;
-            Ok((Zeroizing::new(text.to_owned()), format!("${variable}")))
-        }
-        SecretSource::File(path) => {
-            let path = environment.expand(path);
-            let text = environment
-                .read(&path)
-                .map_err(|source| CollectError::ReadSecret {
-                    name: name(),
-                    source,
-                })?
-                .ok_or_else(|| CollectError::FileMissing {
-                    name: name(),
-                    path: path.clone(),
-                })?;
-            Ok((text, path.display().to_string()))
-        }
-        SecretSource::Command(words) => {
-            let text = run_source(spec, words, environment)?;
-            // Arguments may be private; the program alone says enough.
-            Ok((
-                text,
-                format!("output of `{}`", words.first().map_or("", String::as_str)),
-            ))
-        }
-    }
-}
-
-fn run_source(
-    spec: &SecretSpec,
-    words: &[String],
-    environment: &HostEnvironment,
-) -> Result<Zeroizing<String>, CollectError> {
-    let name = || spec.name.clone();
-    let (program, arguments) = words
-        .split_first()
-        .expect("the parser refuses an empty command");
-    let found = locate(program, environment).ok_or_else(|| CollectError::ProgramMissing {
-        name: name(),
-        program: program.clone(),
-    })?;
-    let mut command = CommandSpec::new(found).args(arguments);
-    command.env = environment.vars.clone().into_iter().collect();
-    let captured = run_captured(&command).map_err(|source| CollectError::Run {
-        name: name(),
-        source,
-    })?;
-    let stdout = Zeroizing::new(captured.stdout);
-    if !captured.status.success() {
-        let stderr = String::from_utf8_lossy(&captured.stderr);
-        let stderr = stderr
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .escape_debug()
-            .take(200)
-            .collect();
-        return Err(CollectError::CommandStatus {
-            name: name(),
-            status: captured.status,
-            stderr,
-        });
-    }
-    let text = String::from_utf8_lossy(&stdout);
-    Ok(Zeroizing::new(text.into_owned()))
-}
-
-/// An absolute path as it is, a plain name by `PATH`.
-fn locate(program: &str, environment: &HostEnvironment) -> Option<PathBuf> {
-    if program.starts_with('/') {
-        return Some(PathBuf::from(program));
-    }
-    find_program(program, environment.vars.get(std::ffi::OsStr::new("PATH"))?)
 }
 
 #[cfg(test)]

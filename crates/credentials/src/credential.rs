@@ -1,9 +1,10 @@
 //! What a launch knows about one token, and what the guest gets in its stead.
 
 use agent_vm_policy::HostPattern;
-use agent_vm_secret::{Placeholder, Secret};
+use agent_vm_secret::{Placeholder, PlaceholderScanner, Secret};
 use serde::Serialize;
 
+use crate::collect::CollectError;
 use crate::refresh_endpoint::RefreshFacts;
 
 /// One real token with everything the egress needs to exchange it. `Debug` never shows the token.
@@ -101,7 +102,8 @@ pub struct Collected {
     pub credentials: Vec<Credential>,
     /// Files the agents expect their login in.
     pub guest_files: Vec<GuestFile>,
-    /// Variables the agents expect their login in: name and placeholder.
+    /// Variables the agents expect their login in: name and placeholder; some say only which project or region is
+    /// meant.
     pub guest_env: Vec<(String, String)>,
     /// Hosts the guest must not reach while it holds these placeholders, for example where a login
     /// is renewed: the answer to a placeholder would make the client forget its login.
@@ -127,9 +129,48 @@ pub enum Notice {
         /// How to renew it on the host.
         fix: &'static str,
     },
+    /// A variable is set, but to no token that the program takes; it was passed over.
+    NotAccepted {
+        /// The variable.
+        variable: &'static str,
+        /// How a token that is taken begins.
+        accepts: &'static [&'static str],
+    },
+    /// A file holds something that is not used, because nothing is known of where it may go.
+    LeftOut {
+        /// The file.
+        source: String,
+        /// Which part, shortened; `None` for all of it.
+        what: Option<String>,
+    },
 }
 
 impl Collected {
+    /// Checks that no placeholder is found in another, or in a part of one that is divided by dots: the egress
+    /// would take one for the other.
+    ///
+    /// # Errors
+    /// [`CollectError::PlaceholderOverlap`] with the first that is.
+    pub fn check_placeholders(&self) -> Result<(), CollectError> {
+        let all = || self.credentials.iter().map(|known| &known.placeholder);
+        let scanner = PlaceholderScanner::new(all());
+        for (index, known) in self.credentials.iter().enumerate() {
+            let text = known.placeholder.as_str();
+            let alone = scanner.find(text.as_bytes()) == Some(index);
+            let others = all().enumerate().filter(|(other, _)| *other != index);
+            if !alone
+                || others
+                    .into_iter()
+                    .any(|(_, other)| other.as_str().contains(text))
+            {
+                return Err(CollectError::PlaceholderOverlap {
+                    name: known.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Adds what was found elsewhere.
     pub fn extend(&mut self, other: Self) {
         self.credentials.extend(other.credentials);
@@ -137,5 +178,49 @@ impl Collected {
         self.guest_env.extend(other.guest_env);
         self.refused_hosts.extend(other.refused_hosts);
         self.notices.extend(other.notices);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(placeholder: &Placeholder) -> Credential {
+        Credential {
+            name: "A".to_owned(),
+            secret: None,
+            placeholder: placeholder.clone(),
+            hosts: Vec::new(),
+            header: HeaderSpec::bearer(),
+            source: String::new(),
+            refresh: None,
+        }
+    }
+
+    fn check(placeholders: &[&Placeholder]) -> Result<(), CollectError> {
+        let collected = Collected {
+            credentials: placeholders.iter().map(|known| credential(known)).collect(),
+            ..Collected::default()
+        };
+        collected.check_placeholders()
+    }
+
+    #[test]
+    fn placeholder_that_is_part_of_another_is_refused() {
+        let [one, two] = [(); 2].map(|()| Placeholder::mint("gho_").unwrap());
+        check(&[&one, &two]).unwrap();
+        let within = Placeholder::parse(&format!("a.b.{one}")).unwrap();
+        let tail = Placeholder::parse(one.as_str().strip_prefix("gho_").unwrap()).unwrap();
+        for set in [
+            [&one, &one],
+            [&one, &within],
+            [&within, &tail],
+            [&tail, &one],
+        ] {
+            assert!(matches!(
+                check(&set),
+                Err(CollectError::PlaceholderOverlap { .. })
+            ));
+        }
     }
 }

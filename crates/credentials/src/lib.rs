@@ -5,17 +5,23 @@
 //! the caller passed, never the process's; no error repeats a byte of a credential file.
 #![forbid(unsafe_code)]
 
-mod claude_login;
 mod collect;
 mod credential;
+mod finder;
+mod gh_hosts;
+mod guest_document;
 mod host_environment;
+mod jwt;
 mod provider;
 mod refresh_endpoint;
 mod secret_spec;
+mod secrets;
+mod timestamp;
 
-pub use claude_login::fuzz_claude_login;
-pub use collect::{CollectError, collect, collect_secrets};
+pub use collect::{CollectError, collect};
 pub use credential::{AuthScheme, Collected, Credential, GuestFile, HeaderSpec, Notice};
+pub use finder::fuzz_login_files;
+pub use gh_hosts::GhHostsError;
 pub use host_environment::{HostEnvironment, MAX_CREDENTIAL_FILE_BYTES, ReadError};
 pub use provider::{ProviderId, credential_files};
 pub use refresh_endpoint::{
@@ -23,3 +29,4 @@ pub use refresh_endpoint::{
     ScopeField,
 };
 pub use secret_spec::{SecretSource, SecretSpec, SecretSpecError};
+pub use secrets::collect_secrets;

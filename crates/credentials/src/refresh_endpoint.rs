@@ -118,13 +118,6 @@ pub(crate) static ANTHROPIC: RefreshEndpoint = RefreshEndpoint {
 };
 
 /// Logins with ChatGPT, of Codex and OpenCode.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "named by the table of providers, which comes next"
-    )
-)]
 pub(crate) static OPENAI: RefreshEndpoint = RefreshEndpoint {
     host: "auth.openai.com",
     path: "/oauth/token",
@@ -137,13 +130,6 @@ pub(crate) static OPENAI: RefreshEndpoint = RefreshEndpoint {
 
 /// Gemini CLI's logins. Its client secret is printed in its source: one of an installed application,
 /// which is no secret (RFC 8252 §8.5). Written in two parts, so that scanners do not take it for one.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "named by the table of providers, which comes next"
-    )
-)]
 pub(crate) static GEMINI: RefreshEndpoint = RefreshEndpoint {
     client_id: ClientValue::Fixed(
         "681255809395-oo8ft2oprdrnp9e3aqf6av3hmdib135j.apps.googleusercontent.com",
@@ -156,13 +142,6 @@ pub(crate) static GEMINI: RefreshEndpoint = RefreshEndpoint {
 };
 
 /// Google's application-default credentials of a user.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "named by the table of providers, which comes next"
-    )
-)]
 pub(crate) static GOOGLE_DEFAULT: RefreshEndpoint = GOOGLE_APPLICATION;
 
 const GOOGLE_APPLICATION: RefreshEndpoint = RefreshEndpoint {
@@ -186,13 +165,6 @@ pub(crate) static CLAUDE_FIELDS: LoginFields = LoginFields {
 };
 
 /// `~/.codex/auth.json`.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "named by the table of providers, which comes next"
-    )
-)]
 pub(crate) static CODEX_FIELDS: LoginFields = LoginFields {
     access: Some(&["tokens", "access_token"]),
     refresh: &["tokens", "refresh_token"],
@@ -203,13 +175,6 @@ pub(crate) static CODEX_FIELDS: LoginFields = LoginFields {
 };
 
 /// The ChatGPT login in OpenCode's `auth.json`.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "named by the table of providers, which comes next"
-    )
-)]
 pub(crate) static OPENCODE_OPENAI_FIELDS: LoginFields = LoginFields {
     access: Some(&["openai", "access"]),
     refresh: &["openai", "refresh"],
@@ -220,13 +185,6 @@ pub(crate) static OPENCODE_OPENAI_FIELDS: LoginFields = LoginFields {
 };
 
 /// `~/.gemini/oauth_creds.json`.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "named by the table of providers, which comes next"
-    )
-)]
 pub(crate) static GEMINI_FIELDS: LoginFields = LoginFields {
     access: Some(&["access_token"]),
     refresh: &["refresh_token"],
@@ -237,13 +195,6 @@ pub(crate) static GEMINI_FIELDS: LoginFields = LoginFields {
 };
 
 /// Application-default credentials: no access token stands in the file.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "named by the table of providers, which comes next"
-    )
-)]
 pub(crate) static GOOGLE_DEFAULT_FIELDS: LoginFields = LoginFields {
     access: None,
     refresh: &["refresh_token"],

@@ -1,4 +1,4 @@
-//! `--secret NAME[=SOURCE]@HOST[,HOST…][:HEADER]`: a token of the user's own, with the hosts and the
+//! `--secret NAME[=SOURCE]@HOST[,HOST…][:HEADER]`, or the same parts from a file: a token of the user's own, with the hosts and the
 //! header it may travel to. SOURCE is `env:VARIABLE`, `file:PATH` or `cmd:PROGRAM ARG…`; without it,
 //! the variable NAME.
 //!
@@ -56,7 +56,7 @@ pub enum SecretSource {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SecretSpecError {
     /// No `@HOST`: a secret without hosts could go anywhere.
-    #[error("no `@HOST` names where the token may be sent")]
+    #[error("no host is named to which the token may be sent")]
     NoHost,
     /// The name could not be a variable.
     #[error(
@@ -64,16 +64,16 @@ pub enum SecretSpecError {
     )]
     Name,
     /// The source has no known form.
-    #[error("the source after `=` is not `env:VARIABLE`, `file:PATH` or `cmd:PROGRAM ARG…`")]
+    #[error("the source is no variable, file or command")]
     Source,
     /// A host is not valid.
-    #[error("a host after `@` is not valid")]
+    #[error("a host is not valid")]
     Host(#[from] HostNameError),
     /// Too many hosts.
     #[error("more than {MAX_HOSTS} hosts")]
     TooManyHosts,
     /// The header is not a field name, or one that frames messages.
-    #[error("{header:?} after `:` is not the name of a header that can carry a token")]
+    #[error("{header:?} is not the name of a header that can carry a token")]
     Header {
         /// As given.
         header: String,
@@ -98,9 +98,41 @@ impl FromStr for SecretSpec {
             None => SecretSource::Environment(name.to_owned()),
         };
         let (hosts, header) = match target.split_once(':') {
-            Some((hosts, header)) => (hosts, parse_header(header)?),
-            None => (target, HeaderSpec::any_authorization()),
+            Some((hosts, header)) => (hosts, Some(header)),
+            None => (target, None),
         };
+        if hosts.is_empty() {
+            return Err(SecretSpecError::NoHost);
+        }
+        let hosts: Vec<&str> = hosts.split(',').take(MAX_HOSTS + 1).collect();
+        Self::new(name, Some(source), &hosts, header)
+    }
+}
+
+impl SecretSpec {
+    /// A secret of these parts: without a source, the variable `name`; without a header, `authorization`.
+    ///
+    /// # Errors
+    /// As for the text that says the same.
+    pub fn new(
+        name: &str,
+        source: Option<SecretSource>,
+        hosts: &[&str],
+        header: Option<&str>,
+    ) -> Result<Self, SecretSpecError> {
+        if !is_variable_name(name) {
+            return Err(SecretSpecError::Name);
+        }
+        let source = source.unwrap_or_else(|| SecretSource::Environment(name.to_owned()));
+        let usable = match &source {
+            SecretSource::Environment(variable) => is_variable_name(variable),
+            SecretSource::File(path) => !path.is_empty(),
+            SecretSource::Command(words) => words.first().is_some_and(|word| !word.is_empty()),
+        };
+        if !usable {
+            return Err(SecretSpecError::Source);
+        }
+        let header = header.map_or_else(|| Ok(HeaderSpec::any_authorization()), parse_header)?;
         Ok(Self {
             name: name.to_owned(),
             source,
@@ -120,33 +152,25 @@ fn is_variable_name(name: &str) -> bool {
 fn parse_source(text: &str) -> Result<SecretSource, SecretSpecError> {
     let (kind, rest) = text.split_once(':').ok_or(SecretSpecError::Source)?;
     match kind {
-        "env" if is_variable_name(rest) => Ok(SecretSource::Environment(rest.to_owned())),
-        "file" if !rest.is_empty() => Ok(SecretSource::File(rest.to_owned())),
+        "env" => Ok(SecretSource::Environment(rest.to_owned())),
+        "file" => Ok(SecretSource::File(rest.to_owned())),
         "cmd" => {
-            let words: Vec<String> = rest.split_whitespace().map(str::to_owned).collect();
-            if words.is_empty() {
-                Err(SecretSpecError::Source)
-            } else {
-                Ok(SecretSource::Command(words))
-            }
+            let words = rest.split_whitespace().map(str::to_owned);
+            Ok(SecretSource::Command(words.collect()))
         }
         _ => Err(SecretSpecError::Source),
     }
 }
 
-fn parse_hosts(text: &str) -> Result<Vec<HostPattern>, SecretSpecError> {
-    if text.is_empty() {
+fn parse_hosts(hosts: &[&str]) -> Result<Vec<HostPattern>, SecretSpecError> {
+    if hosts.is_empty() {
         return Err(SecretSpecError::NoHost);
     }
-    let hosts: Vec<HostPattern> = text
-        .split(',')
-        .take(MAX_HOSTS + 1)
-        .map(HostPattern::parse)
-        .collect::<Result<_, _>>()?;
     if hosts.len() > MAX_HOSTS {
         return Err(SecretSpecError::TooManyHosts);
     }
-    Ok(hosts)
+    let hosts = hosts.iter().map(|host| HostPattern::parse(host));
+    Ok(hosts.collect::<Result<_, _>>()?)
 }
 
 fn parse_header(text: &str) -> Result<HeaderSpec, SecretSpecError> {

@@ -18,11 +18,9 @@ use std::task::Waker;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::Instant;
 
-use crate::config::{FLOW_FLOOR, LINGER};
+use crate::config::{FLOW_BUFFER, FLOW_FLOOR, LINGER};
 use crate::device::{FlowDevice, Transmitter};
-use crate::packet::TcpSegment;
 
-mod admission;
 mod consumer;
 mod shared;
 mod stack;
@@ -47,6 +45,17 @@ pub(crate) struct Syn {
     pub(crate) sequence: u32,
     /// Its maximum segment size.
     pub(crate) mss: usize,
+}
+
+/// A TCP segment of an existing connection, in an IP packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment<'a> {
+    /// The IP packet.
+    pub(crate) packet: &'a [u8],
+    /// Its sequence number.
+    pub(crate) sequence: u32,
+    /// Bytes of payload.
+    pub(crate) len: usize,
 }
 
 /// What a flow needs next.
@@ -82,10 +91,6 @@ pub(crate) struct FlowState {
     first_sequence: u32,
     /// Sequence number of the next byte the stream will read.
     read_sequence: u32,
-    /// Sequence number of our first byte that the guest has not acknowledged; not known before the handshake is done.
-    acknowledged: Option<u32>,
-    /// The window the guest told last, not scaled.
-    window: u16,
     /// Whether its buffers hold more than a few pages.
     grown: bool,
     receive_reserved: usize,
@@ -144,8 +149,6 @@ impl Flow {
                 mss: syn.mss,
                 first_sequence: syn.sequence.wrapping_add(1),
                 read_sequence: syn.sequence.wrapping_add(1),
-                acknowledged: None,
-                window: 0,
                 grown: false,
                 receive_reserved: FLOW_FLOOR,
                 send_reserved: FLOW_FLOOR,
@@ -170,16 +173,26 @@ impl Flow {
     /// Feeds a packet of this connection.
     pub(crate) fn ingress(
         self: &Rc<Self>,
-        segment: &TcpSegment<'_>,
+        segment: Segment<'_>,
         transmitter: &mut Transmitter,
         now: Instant,
     ) {
         let mut state = self.state.borrow_mut();
-        if !state.admits(segment, &self.shared) {
+        let FlowState {
+            stack,
+            mss,
+            read_sequence,
+            receive_reserved,
+            grown,
+            ..
+        } = &mut *state;
+        let Some(stack) = stack.as_mut() else { return };
+        let end = segment.sequence.wrapping_sub(*read_sequence);
+        let held = (end as i32).max(0) as usize + segment.len;
+        if segment.len > 0 && !self.shared.reserve(receive_reserved, held.min(FLOW_BUFFER)) {
             return;
         }
-        let FlowState { stack, mss, .. } = &mut *state;
-        let Some(stack) = stack.as_mut() else { return };
+        *grown |= *receive_reserved > FLOW_FLOOR;
         let mut device = FlowDevice {
             inbound: Some(segment.packet),
             transmitter,

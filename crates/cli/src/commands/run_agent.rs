@@ -39,7 +39,7 @@ pub(crate) fn run(context: &Context, typed: &Typed<'_>, ui: Ui) -> Result<u8, Co
     let preflight = Preflight::start(context, &settings, &host)?;
     let request = build(context, typed, settings, preflight.kernel().to_owned())?;
     preflight.finish()?;
-    if !matches!(typed.target, Target::Run) {
+    if !matches!(typed.target, Target::Run) || typed.options.github {
         tell(&request.credentials.notices, ui);
     }
     let question = update_question(context, typed, &request, ui);
@@ -117,6 +117,21 @@ pub(crate) fn tell(notices: &[Notice], ui: Ui) {
             Notice::Expired { source, fix } => {
                 ui.warn(&format!("the login in {source} has expired"));
                 ui.hint(fix);
+            }
+            Notice::NotAccepted { variable, accepts } => {
+                ui.warn(&format!("the token in {variable} is passed over"));
+                ui.hint(&format!(
+                    "one that works begins with {}",
+                    accepts.join(", ")
+                ));
+            }
+            Notice::LeftOut { source, what } => {
+                let what = what.as_ref().map(|what| format!("{} of ", harmless(what)));
+                ui.warn(&format!(
+                    "{}{source} is not used: it is not known to which hosts it may be sent",
+                    what.unwrap_or_default()
+                ));
+                ui.hint("give a token with --secret NAME=SOURCE@HOST");
             }
         }
     }

@@ -25,15 +25,15 @@ fn bad_secret_is_explained_without_showing_it() {
     };
     refused(
         "TOK=sk-real",
-        "no `@HOST` names where the token may be sent",
+        "no host is named to which the token may be sent",
     );
     refused(
         "TOK=sk-real@a.b",
-        "the source after `=` is not `env:VARIABLE`, `file:PATH` or `cmd:PROGRAM ARG…`",
+        "the source is no variable, file or command",
     );
     refused(
         "TOK@a.b:443",
-        "\"443\" after `:` is not the name of a header that can carry a token",
+        "\"443\" is not the name of a header that can carry a token",
     );
 }
 
@@ -141,4 +141,113 @@ fn plan_of_a_login_shows_hosts_and_no_token() {
         );
         assert!(!text.contains("-real"), "{text}");
     }
+}
+
+#[test]
+fn plan_names_each_credential_with_its_source_and_hosts() {
+    let mut environment = Environment::new();
+    environment.write(
+        "home/.codex/auth.json",
+        r#"{"OPENAI_API_KEY":null,"tokens":{"id_token":"x","access_token":"canary-a","refresh_token":"canary-r"}}"#,
+    );
+    environment.set("GH_TOKEN", "canary-g");
+    let text = environment.run(&["explain", "codex", "--github"]).told();
+    let shown: Vec<&str> = text
+        .lines()
+        .skip_while(|line| !line.starts_with("credentials"))
+        .take(3)
+        .map(|line| line["credentials ".len()..].trim())
+        .collect();
+    let file = environment
+        .path("home/.codex/auth.json")
+        .replace(&environment.path(""), "ROOT/");
+    assert_eq!(
+        shown,
+        [
+            format!(
+                "codex-login from {file}: sent to chatgpt.com, *.chatgpt.com in the header authorization"
+            ),
+            format!("codex-login-refresh from {file}: never sent anywhere"),
+            "github-gh-token from $GH_TOKEN: sent to github.com, api.github.com, uploads.github.com, \
+             codeload.github.com, raw.githubusercontent.com in the header authorization"
+                .to_owned(),
+        ]
+    );
+    assert!(
+        text.contains("~/.codex/config.toml") && text.contains("~/.config/gh/hosts.yml"),
+        "{text}"
+    );
+    assert!(!text.contains("canary"), "{text}");
+    let without = environment.run(&["explain", "codex"]).told();
+    assert!(!without.contains("github"), "{without}");
+}
+
+#[test]
+fn secret_of_the_configuration_is_in_the_plan_and_an_option_takes_its_place() {
+    let mut environment = Environment::new();
+    environment.set("TOK", "canary-t");
+    environment.write(
+        "home/.config/agent-vm/config.toml",
+        "[[secret]]\nname = \"TOK\"\nhosts = [\"a.example.org\"]\n",
+    );
+    let text = environment.run(&["explain", "run", "--", "true"]).told();
+    assert!(
+        text.contains("TOK from $TOK: sent to a.example.org in the header authorization"),
+        "{text}"
+    );
+    let text = environment
+        .run(&[
+            "explain",
+            "run",
+            "--secret",
+            "TOK@b.example.org",
+            "--",
+            "true",
+        ])
+        .told();
+    assert!(
+        text.contains("sent to b.example.org") && !text.contains("a.example.org"),
+        "{text}"
+    );
+    environment
+        .run(&["explain", "run", "--env", "TOK=x", "--", "true"])
+        .refused(
+            "error: the variable TOK is given by --env and by --secret\n\n\
+         hint: leave out --env TOK: the guest gets a placeholder in it\n",
+        );
+}
+
+#[test]
+fn bad_secret_of_the_configuration_is_explained_without_showing_it() {
+    let environment = Environment::new();
+    let form = "hint: a [[secret]] has `name = \"TOKEN\"`, `hosts = [\"api.example.org\"]`, and if need be `header` and \
+         `source = { env = \"VARIABLE\" }`, `{ file = \"PATH\" }` or `{ command = [\"PROGRAM\", \"ARG\"] }`\n";
+    let refused = |lines: &str, error: &str| {
+        let text = format!("[[secret]]\nname = \"TOK\"\n{lines}\n");
+        environment.write("home/.config/agent-vm/config.toml", &text);
+        let expected = format!("error: ROOT/home/.config/agent-vm/config.toml: {error}\n\n{form}");
+        environment.run(&["explain"]).refused(&expected);
+    };
+    refused(
+        "hosts = [\"a.b\"]\nsource = \"sk-real\"",
+        "a [[secret]] cannot be understood (line 4)",
+    );
+    refused(
+        "hosts = []",
+        "the [[secret]] number 1 cannot be used\n\
+         caused by: no host is named to which the token may be sent",
+    );
+}
+
+#[test]
+fn project_cannot_name_secrets() {
+    let environment = Environment::new();
+    environment.write(
+        "project/.agent-vm.toml",
+        "[[secret]]\nname = \"TOK\"\nhosts = [\"a.b\"]\nsource = { file = \"~/.ssh/id_ed25519\" }\n",
+    );
+    environment.run(&["explain"]).refused(
+        "error: ROOT/project/.agent-vm.toml names secrets, which only the user's own configuration may\n\n\
+         hint: put it into ~/.config/agent-vm/config.toml, or give --secret\n",
+    );
 }
