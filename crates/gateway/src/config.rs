@@ -124,8 +124,17 @@ pub const FLOW_FLOOR: usize = 16 * 1024;
 /// What all flows together may hold above [`FLOW_FLOOR`], in bytes.
 pub const BACKLOG_BUDGET: usize = 512 * 1024 * 1024;
 
-/// Idle stacks kept for the next flow.
+/// Unused stacks kept for the next flow.
 pub const MAX_POOLED: usize = 256;
+
+/// What the buffers of all unused stacks hold at most, in bytes.
+pub const POOL_BUDGET: usize = 4 * 1024 * 1024;
+
+/// A connection in which nothing happened for so long gives the memory of its buffers back.
+pub const REST_AFTER: Duration = Duration::from_secs(5);
+
+/// What the buffers of an idle connection may keep, in bytes.
+pub const REST_FLOOR: usize = 8 * 1024;
 
 /// Frames waiting for the link when it is full, replies included. Flows stop sending at the first.
 pub const MAX_QUEUED_FRAMES: usize = 256;

@@ -18,10 +18,13 @@ use std::task::Waker;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::Instant;
 
-use crate::config::{FLOW_BUFFER, FLOW_FLOOR, LINGER};
+use crate::config::{FLOW_FLOOR, LINGER};
 use crate::device::{FlowDevice, Transmitter};
+use crate::packet::TcpSegment;
 
+mod admission;
 mod consumer;
+mod moving;
 mod shared;
 mod stack;
 
@@ -45,17 +48,6 @@ pub(crate) struct Syn {
     pub(crate) sequence: u32,
     /// Its maximum segment size.
     pub(crate) mss: usize,
-}
-
-/// A TCP segment of an existing connection, in an IP packet.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Segment<'a> {
-    /// The IP packet.
-    pub(crate) packet: &'a [u8],
-    /// Its sequence number.
-    pub(crate) sequence: u32,
-    /// Bytes of payload.
-    pub(crate) len: usize,
 }
 
 /// What a flow needs next.
@@ -87,12 +79,20 @@ pub(crate) struct Flow {
 pub(crate) struct FlowState {
     stack: Option<Stack>,
     mss: usize,
-    /// Sequence number of the guest's first byte.
+    /// The guest's SYN.
+    syn: Box<[u8]>,
+    /// Sequence number of the guest's first byte in this stack.
     first_sequence: u32,
     /// Sequence number of the next byte the stream will read.
     read_sequence: u32,
-    /// Whether its buffers hold more than a few pages.
-    grown: bool,
+    /// Sequence number of our first byte that the guest has not acknowledged; not known before the handshake is done.
+    acknowledged: Option<u32>,
+    /// The window the guest told last, not scaled.
+    window: u16,
+    /// Bytes of the buffers that may be touched: by earlier flows, with what was received, with what was sent.
+    touched: [usize; 3],
+    /// When something last came or went.
+    active: Instant,
     receive_reserved: usize,
     send_reserved: usize,
     /// What the send buffer may grow to for now: twice as much whenever it was filled.
@@ -129,9 +129,9 @@ impl Flow {
             mss: syn.mss,
             mtu: shared.mtu(),
         };
-        let mut stack = match shared.unused_stack() {
-            Some(stack) => stack,
-            None => Stack::new(&mut device, now).ok()?,
+        let (mut stack, touched) = match shared.unused_stack() {
+            Some(unused) => unused,
+            None => (Stack::new(&mut device, now).ok()?, 0),
         };
         stack.listen(key.remote).ok()?;
         stack.feed(&mut device, now);
@@ -147,9 +147,13 @@ impl Flow {
             state: RefCell::new(FlowState {
                 stack: Some(stack),
                 mss: syn.mss,
+                syn: syn.packet.clone().into_boxed_slice(),
                 first_sequence: syn.sequence.wrapping_add(1),
                 read_sequence: syn.sequence.wrapping_add(1),
-                grown: false,
+                acknowledged: None,
+                window: 0,
+                touched: [touched, 0, 0],
+                active: now,
                 receive_reserved: FLOW_FLOOR,
                 send_reserved: FLOW_FLOOR,
                 send_goal: FIRST_SEND_GOAL,
@@ -173,26 +177,17 @@ impl Flow {
     /// Feeds a packet of this connection.
     pub(crate) fn ingress(
         self: &Rc<Self>,
-        segment: Segment<'_>,
+        segment: &TcpSegment<'_>,
         transmitter: &mut Transmitter,
         now: Instant,
     ) {
         let mut state = self.state.borrow_mut();
-        let FlowState {
-            stack,
-            mss,
-            read_sequence,
-            receive_reserved,
-            grown,
-            ..
-        } = &mut *state;
-        let Some(stack) = stack.as_mut() else { return };
-        let end = segment.sequence.wrapping_sub(*read_sequence);
-        let held = (end as i32).max(0) as usize + segment.len;
-        if segment.len > 0 && !self.shared.reserve(receive_reserved, held.min(FLOW_BUFFER)) {
+        if !state.admits(segment, &self.shared) {
             return;
         }
-        *grown |= *receive_reserved > FLOW_FLOOR;
+        state.active = now;
+        let FlowState { stack, mss, .. } = &mut *state;
+        let Some(stack) = stack.as_mut() else { return };
         let mut device = FlowDevice {
             inbound: Some(segment.packet),
             transmitter,
@@ -228,6 +223,7 @@ impl Flow {
             mtu: self.shared.mtu(),
         };
         let due = stack.send(&mut device, now);
+        let sent = device.burst < burst;
         let blocked = device.burst == 0 || !device.transmitter.link.is_clear();
         let (tcp, forgotten) =
             stack.with_socket(|socket| (socket.state(), socket.remote_endpoint().is_none()));
@@ -241,10 +237,16 @@ impl Flow {
         };
         state.wake_stream();
         state.settle_sent(&self.shared);
-        match next {
-            Next::Wait(due) => Next::Wait(state.earlier_of_linger(due)),
-            Next::Again | Next::Over => next,
+        if sent {
+            state.active = now;
         }
+        let Next::Wait(due) = next else { return next };
+        let times = [
+            due,
+            state.linger_end(),
+            state.rest(&self.key, &self.shared, now),
+        ];
+        Next::Wait(times.into_iter().flatten().min())
     }
 }
 
@@ -253,9 +255,9 @@ impl Drop for Flow {
         let state = self.state.get_mut();
         self.shared.release(state.receive_reserved);
         self.shared.release(state.send_reserved);
-        let small = !state.grown;
+        let touched = state.touched();
         if let Some(stack) = state.stack.take() {
-            self.shared.keep_stack(stack, small);
+            self.shared.keep_stack(stack, touched);
         }
     }
 }
@@ -319,12 +321,23 @@ impl FlowState {
         });
     }
 
-    fn earlier_of_linger(&self, due: Option<Instant>) -> Option<Instant> {
-        let StreamEnd::Dropped { since: Some(since) } = self.end else {
-            return due;
-        };
-        let end = since + LINGER.into();
-        Some(due.map_or(end, |due| due.min(end)))
+    fn linger_end(&self) -> Option<Instant> {
+        match self.end {
+            StreamEnd::Dropped { since } => Some(since? + LINGER.into()),
+            StreamEnd::Open | StreamEnd::Shut => None,
+        }
+    }
+
+    /// How many bytes of the buffers may be touched.
+    fn touched(&self) -> usize {
+        let [before, received, sent] = self.touched;
+        before.max(received + sent)
+    }
+
+    /// Begins to count what is touched: the stack is new.
+    fn start_counting(&mut self) {
+        self.touched = [0; 3];
+        self.first_sequence = self.read_sequence;
     }
 }
 

@@ -49,8 +49,13 @@ pub(crate) struct TcpSegment<'a> {
     pub(crate) packet: &'a [u8],
     pub(crate) header_len: usize,
     pub(crate) sequence: u32,
+    /// What it acknowledges.
+    pub(crate) ack: Option<u32>,
+    pub(crate) window: u16,
     pub(crate) payload: usize,
     pub(crate) kind: TcpKind,
+    /// Whether it only acknowledges: no data, no SYN, FIN or RST.
+    pub(crate) bare: bool,
 }
 
 impl TcpSegment<'_> {
@@ -296,6 +301,7 @@ impl<'a> Packet<'a> {
         } else {
             TcpKind::Other
         };
+        let payload = payload.len().saturating_sub(header_len);
         Inbound::Tcp(TcpSegment {
             key: FlowKey {
                 guest_port: tcp.src_port(),
@@ -304,8 +310,11 @@ impl<'a> Packet<'a> {
             packet: self.bytes,
             header_len: self.header_len,
             sequence: tcp.seq_number().0 as u32,
-            payload: payload.len().saturating_sub(header_len),
+            ack: tcp.ack().then(|| tcp.ack_number().0 as u32),
+            window: tcp.window_len(),
+            payload,
             kind,
+            bare: payload == 0 && kind == TcpKind::Other && !tcp.syn() && !tcp.fin(),
         })
     }
 

@@ -20,7 +20,7 @@ use crate::config::{
 use crate::datagram_flow::{DatagramFlow, DatagramTable};
 use crate::device::Transmitter;
 use crate::dns::server::DnsServer;
-use crate::flow::{Flow, FlowKey, Next, Segment, Shared, Syn};
+use crate::flow::{Flow, FlowKey, Next, Shared, Syn};
 use crate::half_open::{HalfOpenTable, Ticket};
 use crate::handler::{
     Denied, DenyReason, FlowHandler, FlowRefusal, FlowRequest, OpeningDatagrams, Transport,
@@ -197,12 +197,7 @@ impl Switch {
 
     fn tcp(&mut self, segment: &TcpSegment<'_>) {
         if let Some(flow) = self.flows.get(&segment.key) {
-            let bytes = Segment {
-                packet: segment.packet,
-                sequence: segment.sequence,
-                len: segment.payload,
-            };
-            flow.ingress(bytes, &mut self.transmitter, self.now);
+            flow.ingress(segment, &mut self.transmitter, self.now);
             return;
         }
         match segment.kind {

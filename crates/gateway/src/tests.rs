@@ -1,6 +1,7 @@
 //! The gateway against a simulated guest: a smoltcp machine with its own Ethernet, on the other end of a real socket
 //! pair, which finishes checksums and segments as a kernel would and verifies everything.
 
+mod by_hand;
 mod connections;
 mod datagrams;
 pub(crate) mod guest;
@@ -11,6 +12,7 @@ mod names;
 mod offload;
 pub(crate) mod refusals;
 mod replay;
+mod rest;
 mod transfers;
 mod weather;
 
@@ -29,6 +31,13 @@ async fn with_guest<F: Future<Output = ()>>(
     options: GuestOptions,
     test: impl FnOnce(Rc<Guest>, Rc<TestHandler>) -> F,
 ) {
+    with_link(|far, handler| test(Guest::start(far, options), handler)).await;
+}
+
+/// Runs `test` with the guest's end of the link of a running gateway.
+async fn with_link<F: Future<Output = ()>>(
+    test: impl FnOnce(std::os::fd::OwnedFd, Rc<TestHandler>) -> F,
+) {
     let (near, far) = link();
     let handler = Rc::new(TestHandler::default());
     let gateway = Gateway::new(
@@ -45,8 +54,7 @@ async fn with_guest<F: Future<Output = ()>>(
     local
         .run_until(async move {
             let running = tokio::task::spawn_local(gateway.run());
-            let guest = Guest::start(far, options);
-            tokio::time::timeout(LIMIT, test(guest, handler))
+            tokio::time::timeout(LIMIT, test(far, handler))
                 .await
                 .expect("the test does not stall");
             assert!(!running.is_finished(), "the gateway is still there");

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use smoltcp::socket::tcp::{RecvError, Socket, State};
 
 use super::{Flow, FlowState, StreamEnd};
-use crate::config::{FLOW_BUFFER, FLOW_FLOOR};
+use crate::config::FLOW_BUFFER;
 
 /// What a read finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,9 +61,6 @@ impl Flow {
             None => return ReadState::Reset,
         };
         state.read_sequence = state.read_sequence.wrapping_add(total as u32);
-        // A ring that is read as fast as it fills is touched all around nevertheless.
-        let seen = state.read_sequence.wrapping_sub(state.first_sequence);
-        state.grown |= seen as usize > FLOW_FLOOR;
         if drained {
             self.shared.settle(&mut state.receive_reserved);
         }
@@ -98,7 +95,7 @@ impl Flow {
             stack,
             send_reserved,
             send_goal,
-            grown,
+            touched,
             ..
         } = &mut *state;
         let Some(stack) = stack.as_mut() else {
@@ -112,7 +109,6 @@ impl Flow {
             let queued = socket.send_queue();
             shared.reserve(send_reserved, (queued + wanted).min(*send_goal));
             let room = send_reserved.saturating_sub(queued);
-            *grown |= *send_reserved > FLOW_FLOOR;
             if room == 0 && socket.may_send() {
                 return WriteState::Pending;
             }
@@ -122,6 +118,7 @@ impl Flow {
                 if written == room && room < wanted {
                     *send_goal = (*send_goal * 2).min(FLOW_BUFFER);
                 }
+                touched[2] = (touched[2] + written).min(FLOW_BUFFER);
                 (written, (room, written))
             });
             match sent {

@@ -7,14 +7,16 @@ use std::task::Waker;
 
 use super::Flow;
 use super::stack::Stack;
-use crate::config::{BACKLOG_BUDGET, FLOW_BUFFER, FLOW_FLOOR, MAX_POOLED};
+use crate::config::{BACKLOG_BUDGET, FLOW_BUFFER, FLOW_FLOOR, MAX_POOLED, POOL_BUDGET};
 
 /// What flows share with the gateway.
 #[derive(Debug)]
 pub(crate) struct Shared {
     dirty: RefCell<VecDeque<Rc<Flow>>>,
     gateway: RefCell<Option<Waker>>,
-    pool: RefCell<Vec<Stack>>,
+    /// Unused stacks, and how many bytes of their buffers were touched.
+    pool: RefCell<Vec<(Stack, usize)>>,
+    pooled: Cell<usize>,
     backlog: Cell<usize>,
     mtu: u16,
 }
@@ -25,6 +27,7 @@ impl Shared {
             dirty: RefCell::default(),
             gateway: RefCell::default(),
             pool: RefCell::default(),
+            pooled: Cell::new(0),
             backlog: Cell::new(0),
             mtu,
         })
@@ -57,18 +60,20 @@ impl Shared {
         self.wake();
     }
 
-    /// A stack of an earlier flow, if one is left.
-    pub(super) fn unused_stack(&self) -> Option<Stack> {
-        self.pool.borrow_mut().pop()
+    /// A stack of an earlier flow, if one is left, and how many bytes of its buffers were touched.
+    pub(super) fn unused_stack(&self) -> Option<(Stack, usize)> {
+        let (stack, touched) = self.pool.borrow_mut().pop()?;
+        self.pooled.set(self.pooled.get() - touched);
+        Some((stack, touched))
     }
 
-    /// Keeps a stack for a later flow, unless there are enough. One that was busy has real pages in its buffers, so
-    /// only a few of those are kept.
-    pub(super) fn keep_stack(&self, stack: Stack, small: bool) {
+    /// Keeps a stack for a later flow, unless there are enough or they hold enough memory.
+    pub(super) fn keep_stack(&self, stack: Stack, touched: usize) {
         let mut pool = self.pool.borrow_mut();
-        let room = if small { MAX_POOLED } else { MAX_POOLED / 16 };
-        if pool.len() < room {
-            pool.push(stack);
+        let pooled = self.pooled.get() + touched;
+        if pool.len() < MAX_POOLED && pooled <= POOL_BUDGET {
+            self.pooled.set(pooled);
+            pool.push((stack, touched));
         }
     }
 

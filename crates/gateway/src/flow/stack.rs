@@ -1,7 +1,7 @@
 //! One smoltcp interface with one socket: what a flow runs on, and what is used again after it.
 //!
 //! The buffers are a mapping of their own: untouched pages cost nothing however large the buffers are, and what a busy
-//! flow touched goes back to the system with its stack. From the allocator they would be cleared by writing to them
+//! flow touched goes back to the system with its stack (see `moving.rs`). From the allocator they would be cleared by writing to them
 //! whenever they had been used before.
 
 use std::io;
@@ -10,12 +10,12 @@ use std::net::SocketAddr;
 use memmap2::MmapMut;
 use self_cell::{MutBorrow, self_cell};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::Device;
 use smoltcp::socket::tcp::{ListenError, Socket, SocketBuffer};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 
 use crate::config::{FLOW_BUFFER, KEEP_ALIVE, SILENCE_LIMIT};
-use crate::device::FlowDevice;
 
 self_cell!(
     /// The memory of both buffers with the socket that uses it.
@@ -40,9 +40,14 @@ impl std::fmt::Debug for Stack {
 }
 
 impl Stack {
-    pub(super) fn new(device: &mut FlowDevice<'_>, now: Instant) -> io::Result<Self> {
+    pub(super) fn new(device: &mut impl Device, now: Instant) -> io::Result<Self> {
+        Self::with_seed(getrandom::u64()?, device, now)
+    }
+
+    /// A stack whose random numbers come from `seed`.
+    pub(super) fn with_seed(seed: u64, device: &mut impl Device, now: Instant) -> io::Result<Self> {
         let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = getrandom::u64()?;
+        config.random_seed = seed;
         let interface = Interface::new(config, device, now);
         let memory = MutBorrow::new(MmapMut::map_anon(2 * FLOW_BUFFER)?);
         let mut handle = None;
@@ -79,7 +84,7 @@ impl Stack {
     }
 
     /// Hands in the packet that `device` holds.
-    pub(super) fn feed(&mut self, device: &mut FlowDevice<'_>, now: Instant) {
+    pub(super) fn feed(&mut self, device: &mut impl Device, now: Instant) {
         let interface = &mut self.interface;
         self.sockets.with_dependent_mut(|_, sockets| {
             interface.poll_ingress_single(now, device, sockets);
@@ -87,7 +92,7 @@ impl Stack {
     }
 
     /// Sends what can be sent; says when to look again.
-    pub(super) fn send(&mut self, device: &mut FlowDevice<'_>, now: Instant) -> Option<Instant> {
+    pub(super) fn send(&mut self, device: &mut impl Device, now: Instant) -> Option<Instant> {
         let interface = &mut self.interface;
         self.sockets.with_dependent_mut(|_, sockets| {
             while interface.poll_egress(now, device, sockets) == PollResult::SocketStateChanged {}

@@ -18,7 +18,7 @@ use crate::DenyReason;
 use crate::config::LinkAddresses;
 
 /// A segment to a port of [`V4`], with the sums left wrong.
-fn segment(port: u16, repr: &TcpRepr<'_>) -> Vec<u8> {
+pub(super) fn segment(port: u16, repr: &TcpRepr<'_>) -> Vec<u8> {
     let source: IpAddress = LinkAddresses::default().guest_v4.into();
     let mut bytes = vec![0; repr.buffer_len()];
     let ignored = ChecksumCapabilities::ignored();
@@ -35,7 +35,7 @@ fn segment(port: u16, repr: &TcpRepr<'_>) -> Vec<u8> {
     frame(source, V4.into(), IpProtocol::Tcp, &bytes)
 }
 
-fn plain(port: u16, control: TcpControl) -> TcpRepr<'static> {
+pub(super) fn plain(port: u16, control: TcpControl) -> TcpRepr<'static> {
     TcpRepr {
         src_port: port,
         dst_port: 0,
