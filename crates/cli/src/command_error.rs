@@ -213,7 +213,7 @@ impl From<NetworkSettingsError> for CommandError {
             Wrong::File(error) => return error.into(),
             Wrong::Syntax { .. } | Wrong::Value { .. } => (
                 Kind::Config,
-                "known are `policy`, `allow-domains`, and in your own configuration `allow-egress`, `allow-lan`, `allow-host`",
+                "known are `policy`, `allow-domains`, and in your own configuration `allow-egress`, `allow-lan`, `allow-host`, `allow-foreign-credentials`",
             ),
             Wrong::ProjectWidens { .. } => (
                 Kind::Config,

@@ -174,6 +174,7 @@ fn network(
         egress: reach.egress,
         lan: reach.lan,
         host: reach.host,
+        foreign_credentials: reach.foreign_credentials,
         resolve: options.resolve.clone(),
         proxies: proxies(&context.env)?,
         upstream_ca_pem: read_certificates(cwd, &options.upstream_ca)?.concat(),

@@ -5,9 +5,10 @@
 //! [network]
 //! policy = "allowlist"                    # public, allowlist or offline
 //! allow-domains = ["*.example.org"]       # what allowlist lists; a project's file: of what the user allows
-//! allow-egress = ["10.1.2.0/24:443"]      # only the user's file, like the next two
+//! allow-egress = ["10.1.2.0/24:443"]      # only the user's file, like the next three
 //! allow-lan = true
 //! allow-host = true
+//! allow-foreign-credentials = true
 //! ```
 //!
 //! Grants of options and of the user's file add up. The guest can write the project's file, so it only narrows: it is a
@@ -35,6 +36,7 @@ pub(crate) struct Reach {
     pub(crate) egress: Vec<EgressRule>,
     pub(crate) lan: bool,
     pub(crate) host: bool,
+    pub(crate) foreign_credentials: bool,
     /// Where the policy came from.
     pub(crate) origin: Origin,
 }
@@ -84,6 +86,7 @@ struct RawNetwork {
     allow_egress: Option<Vec<String>>,
     allow_lan: Option<bool>,
     allow_host: Option<bool>,
+    allow_foreign_credentials: Option<bool>,
 }
 
 /// The part of a file that is read here; the rest is for others.
@@ -121,6 +124,8 @@ impl Reach {
             egress,
             lan: options.allow_lan || user.allow_lan == Some(true),
             host: options.allow_host || user.allow_host == Some(true),
+            foreign_credentials: options.allow_foreign_credentials
+                || user.allow_foreign_credentials == Some(true),
             origin,
         })
     }
@@ -162,6 +167,10 @@ fn project(path: &Path) -> Result<Option<Scope>, NetworkSettingsError> {
         ("allow-egress", raw.allow_egress.is_some()),
         ("allow-lan", raw.allow_lan.is_some()),
         ("allow-host", raw.allow_host.is_some()),
+        (
+            "allow-foreign-credentials",
+            raw.allow_foreign_credentials.is_some(),
+        ),
     ];
     if let Some((key, _)) = widening.into_iter().find(|(_, said)| *said) {
         return Err(NetworkSettingsError::ProjectWidens {

@@ -1,13 +1,15 @@
-//! Bodies, passed through frame by frame with their backpressure: counted, never looked at.
+//! Bodies, passed through frame by frame with their backpressure: counted, and looked at only where `scrub.rs` says so.
 
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::record::RequestRecord;
+use crate::scrub::{Patterns, Scrub};
 use crate::second_try::KeptBody;
 use crate::splice::Traffic;
 use crate::upstream::Lease;
@@ -23,9 +25,81 @@ pub(crate) enum ReplyBody {
 /// A body from upstream with what lasts as long as it: the record is written and the connection given back when the
 /// body has ended or the guest does not want the rest.
 pub(crate) struct UpstreamBody {
-    pub(crate) body: Incoming,
-    pub(crate) record: RequestRecord,
-    pub(crate) lease: Option<Lease>,
+    body: Incoming,
+    record: RequestRecord,
+    lease: Option<Lease>,
+    /// What must not be in trailers.
+    patterns: Patterns,
+    /// Set when the body is searched.
+    scrub: Option<Scrub>,
+    /// Trailers that wait for the last data.
+    trailers: Option<HeaderMap>,
+}
+
+impl UpstreamBody {
+    pub(crate) fn new(
+        body: Incoming,
+        record: RequestRecord,
+        lease: Lease,
+        (patterns, scrub): (Patterns, Option<Scrub>),
+    ) -> Self {
+        Self {
+            body,
+            record,
+            lease: Some(lease),
+            patterns,
+            scrub,
+            trailers: None,
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        loop {
+            if let Some(trailers) = self.trailers.take() {
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            }
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    self.lease = None;
+                    let last = self.scrub.as_mut().map(Scrub::end).unwrap_or_default();
+                    return Poll::Ready((!last.is_empty()).then(|| Ok(Frame::data(last))));
+                }
+            };
+            count(&self.record.traffic().down, &frame);
+            let data = match frame.into_data() {
+                Ok(data) => match &mut self.scrub {
+                    Some(scrub) => scrub.push(data),
+                    None => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                },
+                Err(frame) => {
+                    let mut trailers = frame.into_trailers().unwrap_or_default();
+                    self.patterns.clean(&mut trailers);
+                    self.trailers = Some(trailers);
+                    self.scrub.as_mut().map(Scrub::end).unwrap_or_default()
+                }
+            };
+            if !data.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let searched = self.scrub.as_ref().is_none_or(Scrub::is_done);
+        searched && self.trailers.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.scrub {
+            Some(_) => SizeHint::default(),
+            None => self.body.size_hint(),
+        }
+    }
 }
 
 impl Body for ReplyBody {
@@ -38,22 +112,14 @@ impl Body for ReplyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Upstream(upstream) => {
-                let frame = ready!(Pin::new(&mut upstream.body).poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) => count(&upstream.record.traffic().down, frame),
-                    Some(Err(_)) => {}
-                    None => drop(upstream.lease.take()),
-                }
-                Poll::Ready(frame)
-            }
+            Self::Upstream(upstream) => upstream.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_none(),
-            Self::Upstream(upstream) => upstream.body.is_end_stream(),
+            Self::Upstream(upstream) => upstream.is_end_stream(),
         }
     }
 
@@ -62,7 +128,7 @@ impl Body for ReplyBody {
             Self::Text(text) => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
-            Self::Upstream(upstream) => upstream.body.size_hint(),
+            Self::Upstream(upstream) => upstream.size_hint(),
         }
     }
 }

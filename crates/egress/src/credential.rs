@@ -145,6 +145,12 @@ impl CredentialSet {
         self.credentials.iter().position(|known| known.name == name)
     }
 
+    /// The headers that credentials bound to `host` belong in.
+    pub(crate) fn headers_at(&self, host: &HostName) -> Vec<&HeaderRule> {
+        let bound = self.credentials.iter().filter(|c| c.is_bound_to(host));
+        bound.map(|credential| &credential.header).collect()
+    }
+
     pub(crate) fn scanner(&self) -> &PlaceholderScanner {
         &self.scanner
     }

@@ -9,24 +9,29 @@ use agent_vm_policy::{
     HostName, HostPattern, Owner, Policy, Resolution, Rule, canonical, classify,
 };
 use rustls::{ClientConfig, ServerConfig};
-use thiserror::Error;
 use tokio::net::TcpStream;
 
 use crate::audit::{
     AuditEvent, AuditSink, DeniedName, DeniedPacket, Kind, Source, Verdict, bounded,
 };
-use crate::ca::{CaError, SessionCa};
+use crate::ca::SessionCa;
 use crate::canary::{Canary, CanaryAlive};
 use crate::credential::{BoundCredential, CredentialSet, SecretSource};
-use crate::dial::{DialError, HostAddresses, Route, dial};
+use crate::dial::{HostAddresses, Route, dial};
 use crate::flow;
 use crate::leaf_cache::{LeafCache, LeafError, Offer};
+use crate::pool::{Key, Pool};
 use crate::proxy::{Destination, HTTP_PORT, ProxySettings};
 use crate::record::Record;
+use crate::scrub::SentSecrets;
 use crate::splice::Duplex;
-use crate::tls_roots::{LazyRoots, RootsError, UpstreamRoots};
+use crate::tls_roots::{LazyRoots, UpstreamRoots};
 use crate::token_endpoint::TokenEndpoints;
 use crate::upstream::UpstreamError;
+
+mod errors;
+
+pub use errors::{EgressError, OpenError};
 
 /// What the egress of one VM is made of.
 pub struct EgressConfig {
@@ -88,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) credentials: CredentialSet,
     pub(crate) secrets: Rc<dyn SecretSource>,
     pub(crate) token_endpoints: TokenEndpoints,
+    pub(crate) sent: SentSecrets,
+    pub(crate) pool: Rc<Pool>,
     pub(crate) audit: AuditSink,
     canary: Canary,
     overrides: Vec<ResolveOverride>,
@@ -125,6 +132,8 @@ impl Egress {
             credentials: CredentialSet::new(config.credentials),
             secrets: config.secrets,
             token_endpoints: config.token_endpoints,
+            sent: SentSecrets::default(),
+            pool: Rc::default(),
             audit: config.audit,
             canary,
             overrides: config.overrides,
@@ -228,6 +237,13 @@ impl Egress {
                 reason: denial.reason,
             }
         })?;
+        if self.shared.shares(&flow) {
+            return Ok(OpenFlow {
+                shared: Rc::clone(&self.shared),
+                flow,
+                upstream: None,
+            });
+        }
         // Written also when the guest gives up meanwhile.
         let mut opening = Record::begin(&self.shared, Kind::Connect, flow.place());
         opening.failed(DenyReason::UpstreamFailed);
@@ -247,7 +263,7 @@ impl Egress {
         Ok(OpenFlow {
             shared: Rc::clone(&self.shared),
             flow,
-            upstream,
+            upstream: Some(upstream),
         })
     }
 
@@ -308,6 +324,12 @@ impl Shared {
         offer: Offer,
     ) -> Result<Arc<ServerConfig>, LeafError> {
         self.leaves.server_config(&self.ca, host, offer)
+    }
+
+    /// Whether there is a connection that a flow will probably share.
+    fn shares(&self, flow: &Flow) -> bool {
+        let shared = |name| Key::new(name, &flow.route).is_some_and(|key| self.pool.has(&key));
+        flow.verdict == ConnectVerdict::Intercept && flow.names.iter().any(shared)
     }
 
     /// Whether there is nothing to look for in flows to hosts that are not intercepted.
@@ -425,7 +447,8 @@ impl Shared {
 pub struct OpenFlow {
     shared: Rc<Shared>,
     flow: Flow,
-    upstream: TcpStream,
+    /// `None` while it may be one that the guest's connections share.
+    upstream: Option<TcpStream>,
 }
 
 impl OpenFlow {
@@ -442,44 +465,4 @@ pub enum FlowEnd {
     Finished,
     /// The flow was denied or broke off: the guest gets a reset.
     Reset,
-}
-
-/// Why a flow was not opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The policy denies it.
-    #[error("denied: {reason}")]
-    Denied {
-        /// Why.
-        reason: DenyReason,
-    },
-    /// The upstream cannot be reached.
-    #[error(transparent)]
-    Dial(DialError),
-}
-
-/// Why there is no egress.
-#[derive(Debug, Error)]
-pub enum EgressError {
-    /// The VM's authority cannot be made.
-    #[error("cannot make the certificate authority of the VM")]
-    Ca {
-        /// Why.
-        #[source]
-        source: CaError,
-    },
-    /// There are no random numbers.
-    #[error("cannot make the session's canary")]
-    Random {
-        /// Why.
-        #[source]
-        source: getrandom::Error,
-    },
-    /// An extra upstream authority cannot be read.
-    #[error("cannot use the extra upstream authorities")]
-    Roots {
-        /// Why.
-        #[source]
-        source: RootsError,
-    },
 }

@@ -20,11 +20,12 @@ use crate::egress::Shared;
 use crate::hop_by_hop::{asks_for_websocket, mark_websocket, strip};
 use crate::proxy::ProxyServer;
 use crate::record::{Place, RequestRecord};
-use crate::request_head::{Attachment, authority, inspect};
-use crate::respond::denial;
+use crate::request_head::{Attachment, authority, canonical_authority, inspect};
+use crate::respond::{Form, denial};
+use crate::scrub::{Scrub, answers_with_tokens, covers, is_compressed};
 use crate::second_try::{SecondTry, attach};
 use crate::token_endpoint;
-use crate::upstream::{Lease, Upstream, UpstreamError, Wanted};
+use crate::upstream::{Lease, NotSent, Upstream, UpstreamError, Wanted};
 
 /// What all requests of one connection of the guest share.
 pub(crate) struct Exchange {
@@ -52,6 +53,8 @@ struct Outgoing {
     body: RequestBody,
     /// How it can be sent once more, when it carries secrets.
     spare: Option<SecondTry>,
+    /// Whether the answer may hold tokens, whatever its length.
+    listed: bool,
 }
 
 /// Why a request has no answer.
@@ -66,6 +69,9 @@ impl From<Refusal> for Unsent {
         Self::Refused(refusal)
     }
 }
+
+/// What the guest is told when tokens cannot be looked for.
+const COMPRESSED: &str = "It sent a compressed answer where tokens have to be looked for.";
 
 /// A refusal with a sentence for the person.
 pub(crate) struct Refusal {
@@ -100,6 +106,7 @@ impl Exchange {
             .clone()
             .with_request(&head.method, head.uri.path());
         let mut record = RequestRecord::begin(&self.shared, Kind::Request, place);
+        record.answer_in(Form::wanted(&head.headers));
         let attachments = match self.judge(&head, &mut record) {
             Ok(attachments) => attachments,
             Err(refusal) => return Ok(refuse(record, &refusal)),
@@ -108,6 +115,12 @@ impl Exchange {
             && self.shared.token_endpoints.answers(&head, &self.hosts)
         {
             return Ok(token_endpoint::answer(&self.shared, &head, body, record).await);
+        }
+        let host = record.host();
+        let listed = host.is_some_and(|host| answers_with_tokens(host, head.uri.path()));
+        if listed {
+            let identity = HeaderValue::from_static("identity");
+            head.headers.insert(header::ACCEPT_ENCODING, identity);
         }
         let used = match attach(&self.shared, &attachments, &mut head).await {
             Ok(used) => used,
@@ -119,7 +132,13 @@ impl Exchange {
         let mut body = RequestBody::new(body, Rc::clone(record.traffic()));
         let spare =
             (!attachments.is_empty()).then(|| SecondTry::new(&head, &mut body, attachments, used));
-        self.forward(Outgoing { head, body, spare }, record).await
+        let outgoing = Outgoing {
+            head,
+            body,
+            spare,
+            listed,
+        };
+        self.forward(outgoing, record).await
     }
 
     /// Judges the head; gives the places for secrets when it may pass.
@@ -141,9 +160,18 @@ impl Exchange {
             method: head.method.as_str(),
             target: head.uri.path_and_query().map_or("", PathAndQuery::as_str),
             placeholders: findings.placeholders,
+            foreign: findings.foreign(),
         };
         match self.shared.policy.decide_request(&facts) {
-            RequestVerdict::Deny(reason) => return Err(reason.into()),
+            RequestVerdict::Deny(reason) => {
+                let foreign = findings
+                    .foreign
+                    .filter(|_| reason == DenyReason::ForeignCredential);
+                return Err(Refusal {
+                    reason,
+                    detail: foreign.map(|login| login.to_string()),
+                });
+            }
             RequestVerdict::Allow => {}
         }
         Ok(findings.attachments)
@@ -157,7 +185,12 @@ impl Exchange {
         if let Some(error) = self.failure.borrow_mut().take() {
             return Ok(refuse(record, &Refusal::from(&error)));
         }
-        let Outgoing { head, body, spare } = outgoing;
+        let Outgoing {
+            head,
+            body,
+            spare,
+            listed,
+        } = outgoing;
         let websocket = head.version == Version::HTTP_11 && asks_for_websocket(&head);
         let mut sent = self.send(head, body, websocket).await;
         if let (Ok((_, response)), Some(spare)) = (&sent, spare)
@@ -183,20 +216,46 @@ impl Exchange {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(self.upgrade(response, record, websocket).await);
         }
+        Ok(self.pass_on(response, record, lease, listed))
+    }
+
+    /// Makes the upstream's answer one for the guest, without the tokens that may be in it.
+    fn pass_on(
+        &self,
+        response: Response<Incoming>,
+        record: RequestRecord,
+        lease: Lease,
+        listed: bool,
+    ) -> Response<ReplyBody> {
         let (mut head, body) = response.into_parts();
-        strip(&mut head.headers);
+        self.clean(&mut head);
         // HTTP/3 does not pass the gateway; a client that is told of it would only lose time.
         head.headers.remove(header::ALT_SVC);
+        let patterns = self.shared.sent.patterns();
+        let mut scrub = None;
+        let length = body.size_hint().exact();
+        if !patterns.is_empty() && length != Some(0) && covers(&head, length, listed) {
+            if is_compressed(&head.headers) {
+                let refusal = Refusal {
+                    reason: DenyReason::UpstreamFailed,
+                    detail: Some(COMPRESSED.to_owned()),
+                };
+                return refuse(record, &refusal);
+            }
+            head.headers.remove(header::CONTENT_LENGTH);
+            scrub = Some(Scrub::new(patterns.clone()));
+        }
+        let body = UpstreamBody::new(body, record, lease, (patterns, scrub));
+        Response::from_parts(head, ReplyBody::Upstream(Box::new(body)))
+    }
+
+    /// Takes out of an answer's head what is for this connection only, and tokens.
+    fn clean(&self, head: &mut http::response::Parts) {
+        strip(&mut head.headers);
+        self.shared.sent.patterns().clean(&mut head.headers);
+        // It means nothing to clients (RFC 9112 §4), and may hold anything.
+        head.extensions.remove::<hyper::ext::ReasonPhrase>();
         head.version = Version::HTTP_11;
-        let body = UpstreamBody {
-            body,
-            record,
-            lease: Some(lease),
-        };
-        Ok(Response::from_parts(
-            head,
-            ReplyBody::Upstream(Box::new(body)),
-        ))
     }
 
     /// Sends a request and awaits the head of its answer.
@@ -225,7 +284,7 @@ impl Exchange {
         if addressed.is_err() {
             return Err(Refusal::from(DenyReason::RequestInvalid).into());
         }
-        match lease.send(Request::from_parts(head, body)).await {
+        match send(&mut lease, Request::from_parts(head, body)).await {
             Ok(response) => Ok((lease, response)),
             Err(error) if lease.reused && error.is_closed() => Err(Unsent::Interrupted),
             Err(error) => Err(Refusal::from(&error).into()),
@@ -249,9 +308,8 @@ impl Exchange {
             }
         };
         let (mut head, _no_body) = response.into_parts();
-        strip(&mut head.headers);
+        self.clean(&mut head);
         mark_websocket(&mut head.headers);
-        head.version = Version::HTTP_11;
         *self.tunnel.borrow_mut() = Some(Tunnel { upstream, record });
         Response::from_parts(head, ReplyBody::Text(None))
     }
@@ -266,6 +324,26 @@ impl From<&UpstreamError> for Refusal {
     }
 }
 
+/// Sends a request, once more when the connection turns out to be closed and nothing of it was sent.
+async fn send(
+    lease: &mut Lease,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, UpstreamError> {
+    match lease.send(request).await {
+        Ok(response) => Ok(response),
+        Err(NotSent {
+            request: Some(request),
+            error,
+        }) if lease.reused && error.is_closed() => {
+            if !lease.renew().await? {
+                return Err(error);
+            }
+            lease.send(request).await.map_err(|unsent| unsent.error)
+        }
+        Err(unsent) => Err(unsent.error),
+    }
+}
+
 /// Records and makes the answer to a request that is not passed on.
 pub(crate) fn refuse(mut record: RequestRecord, refusal: &Refusal) -> Response<ReplyBody> {
     match refusal.reason {
@@ -275,7 +353,7 @@ pub(crate) fn refuse(mut record: RequestRecord, refusal: &Refusal) -> Response<R
         | DenyReason::CredentialUnavailable => record.failed(refusal.reason),
         reason => record.denied(reason),
     }
-    let response = denial(refusal.reason, refusal.detail.as_deref());
+    let response = denial(refusal.reason, refusal.detail.as_deref(), record.form());
     record.answered(response.status());
     response
 }
@@ -290,13 +368,13 @@ fn address(
     let target = head.uri.path_and_query().cloned();
     let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
     let named = match head.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str())?,
-        None => head
-            .headers
-            .get(header::HOST)
-            .cloned()
-            .unwrap_or(HeaderValue::from_static("")),
+        Some(authority) => authority.as_str(),
+        None => {
+            let host = head.headers.get(header::HOST);
+            host.and_then(|host| host.to_str().ok()).unwrap_or("")
+        }
     };
+    let named = HeaderValue::from_str(&canonical_authority(named))?;
     if lease.is_http2() {
         let scheme = match transport {
             Transport::Tls => Scheme::HTTPS,

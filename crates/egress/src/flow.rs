@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::audit::Kind;
 use crate::client_hello::{CONTENT_HANDSHAKE, ClientHello, HelloReader, Progress};
-use crate::dial::{DialError, Route};
+use crate::dial::{DialError, Route, dial};
 use crate::egress::{Flow, FlowEnd, Shared};
 use crate::intercept::Intercepted;
 use crate::proxy::tunnel;
@@ -48,16 +48,19 @@ enum Opening {
 pub(crate) async fn serve<S: Duplex + 'static>(
     shared: Rc<Shared>,
     flow: Flow,
-    mut upstream: TcpStream,
+    mut upstream: Option<TcpStream>,
     mut guest: S,
 ) -> FlowEnd {
     let guarded = flow.verdict != ConnectVerdict::Tunnel;
     let forwarded = flow.route.forwarder().is_some();
     let place = flow.place();
     if !guarded && !forwarded && shared.passes_unseen() {
+        let Some(upstream) = connected(&shared, &place, (upstream, &flow.route)).await else {
+            return FlowEnd::Reset;
+        };
         return pass_on(&shared, place, (guest, upstream), Vec::new()).await;
     }
-    let (opening, early) = look(&mut guest, &mut upstream, guarded).await;
+    let (opening, early) = look(&mut guest, upstream.as_ref(), guarded).await;
     let verdict = match &opening {
         Opening::Tls(hello) => {
             shared
@@ -98,9 +101,15 @@ pub(crate) async fn serve<S: Duplex + 'static>(
         (ConnectVerdict::Tunnel | ConnectVerdict::Inspect, Opening::Tls(hello)) => {
             let mut place = place;
             place.host = hello.server_name.or(place.host);
+            let Some(upstream) = connected(&shared, &place, (upstream, &route)).await else {
+                return FlowEnd::Reset;
+            };
             pass_on(&shared, place, (guest, upstream), early).await
         }
         (ConnectVerdict::Tunnel | ConnectVerdict::Inspect, _) => {
+            let Some(upstream) = connected(&shared, &place, (upstream, &route)).await else {
+                return FlowEnd::Reset;
+            };
             pass_on_searched(&shared, place, (guest, upstream), early).await
         }
         (ConnectVerdict::Intercept, Opening::Tls(hello)) => {
@@ -123,13 +132,13 @@ pub(crate) async fn serve<S: Duplex + 'static>(
 async fn open_way(
     route: Route,
     (opening, denied): (&Opening, bool),
-    upstream: &mut TcpStream,
+    upstream: &mut Option<TcpStream>,
 ) -> Result<Route, DialError> {
     if route.forwarder().is_none() || denied || matches!(opening, Opening::Http) {
         return Ok(route);
     }
     let route = route.opaque();
-    if let Route::Tunnel(proxy, to) = &route {
+    if let (Route::Tunnel(proxy, to), Some(upstream)) = (&route, upstream) {
         tunnel(proxy, to, upstream).await?;
     }
     Ok(route)
@@ -153,7 +162,7 @@ impl Flow {
 /// Awaits enough of the first bytes to tell what they are.
 async fn look(
     guest: &mut impl Duplex,
-    upstream: &mut TcpStream,
+    upstream: Option<&TcpStream>,
     guarded: bool,
 ) -> (Opening, Vec<u8>) {
     let mut reader = HelloReader::default();
@@ -167,7 +176,7 @@ async fn look(
     let first = tokio::select! {
         biased;
         read = guest.read(&mut buffer) => Some(read),
-        _spoke = upstream.peek(&mut peeked) => None,
+        () = speaks(upstream, &mut peeked) => None,
         () = tokio::time::sleep(silence) => return (Opening::Broken, Vec::new()),
     };
     let deadline = Instant::now() + HELLO_TIMEOUT;
@@ -202,6 +211,32 @@ async fn look(
         match timeout_at(deadline, guest.read(&mut buffer[..room])).await {
             Ok(Ok(length)) => read = length,
             Ok(Err(_)) | Err(_) => return (undecided(&early), early),
+        }
+    }
+}
+
+/// Resolves when the upstream has sent something or has ended.
+async fn speaks(upstream: Option<&TcpStream>, peeked: &mut [u8]) {
+    match upstream {
+        Some(upstream) => drop(upstream.peek(peeked).await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The flow's connection, made now when it was thought that one would be shared.
+async fn connected(
+    shared: &Rc<Shared>,
+    place: &Place,
+    (upstream, route): (Option<TcpStream>, &Route),
+) -> Option<TcpStream> {
+    if upstream.is_some() {
+        return upstream;
+    }
+    match dial(route).await {
+        Ok(upstream) => Some(upstream),
+        Err(error) => {
+            Record::begin(shared, Kind::Connect, place.clone()).failed(error.reason());
+            None
         }
     }
 }

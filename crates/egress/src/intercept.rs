@@ -50,8 +50,8 @@ pub(crate) struct Intercepted {
     pub(crate) place: Place,
     /// How a further connection would be made.
     pub(crate) route: Route,
-    /// The connection that was opened for the flow.
-    pub(crate) stream: TcpStream,
+    /// The connection that was opened for the flow, unless one is shared.
+    pub(crate) stream: Option<TcpStream>,
 }
 
 impl Intercepted {
@@ -97,7 +97,9 @@ impl Intercepted {
         guest: impl Duplex + 'static,
         hosts: Vec<HostName>,
     ) -> FlowEnd {
-        let upstream = Rc::new(Upstream::new(self.route, Security::Plain, Offer::Http1));
+        let pool = Rc::clone(&self.shared.pool);
+        let upstream = Upstream::new(self.route, Security::Plain, Offer::Http1, pool);
+        let upstream = Rc::new(upstream);
         let failure = upstream.start(self.stream).await.err();
         let exchange = Exchange {
             shared: self.shared,
@@ -122,7 +124,9 @@ impl Intercepted {
             ),
             Err(error) => (Security::Unusable, Some(error)),
         };
-        let upstream = Rc::new(Upstream::new(self.route.meant_for(host), security, offer));
+        let route = self.route.meant_for(host);
+        let pool = Rc::clone(&self.shared.pool);
+        let upstream = Rc::new(Upstream::new(route, security, offer, pool));
         let failure = match failure {
             None => upstream.start(self.stream).await.err(),
             failure => failure,

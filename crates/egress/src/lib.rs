@@ -23,22 +23,27 @@ mod credential;
 mod datagrams;
 mod dial;
 mod egress;
+mod encodings;
 mod exchange;
 mod flow;
+mod foreign;
 mod hop_by_hop;
 mod intercept;
 mod leaf_cache;
 mod local_executor;
+mod pool;
 mod proxy;
 mod record;
 mod replay;
 mod request_head;
 mod respond;
+mod scrub;
 mod second_try;
 mod splice;
 mod tls_roots;
 mod token_endpoint;
 mod upstream;
+mod written;
 
 pub use audit::{
     AuditError, AuditEvent, AuditSink, DeniedPacket, Kind, MAX_FILE_BYTES, MAX_FILES,
@@ -57,6 +62,7 @@ pub use egress::{
     ConnectRequest, Egress, EgressConfig, EgressError, FlowEnd, OpenError, OpenFlow,
     ResolveOverride,
 };
+pub use encodings::fuzz_placeholder_scan;
 pub use proxy::{ProxyError, ProxyKind, ProxyServer, ProxySettings};
 pub use request_head::fuzz_request_head;
 pub use splice::Duplex;

@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 
 use crate::audit::{AuditEvent, Kind, PacketProtocol, Verdict, bounded_path};
 use crate::egress::Shared;
+use crate::respond::Form;
 use crate::splice::Traffic;
 
 /// A connection or request that was decided about; its line is written on drop.
@@ -21,6 +22,7 @@ pub(crate) struct Record {
     outcome: Outcome,
     traffic: Rc<Traffic>,
     forgotten: bool,
+    form: Form,
 }
 
 /// A record of a request.
@@ -73,6 +75,7 @@ impl Record {
             },
             traffic: Rc::default(),
             forgotten: false,
+            form: Form::Text,
         }
     }
 
@@ -86,6 +89,16 @@ impl Record {
         if self.place.host.as_ref() != Some(host) {
             self.place.host = Some(host.clone());
         }
+    }
+
+    /// The client reads answers of the egress's own in this form.
+    pub(crate) fn answer_in(&mut self, form: Form) {
+        self.form = form;
+    }
+
+    /// How the client reads answers of the egress's own.
+    pub(crate) fn form(&self) -> Form {
+        self.form
     }
 
     pub(crate) fn attached(&mut self, credential: usize) {

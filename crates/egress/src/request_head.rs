@@ -1,20 +1,18 @@
 //! What a request head says: which host it names, and where it carries placeholders. Sans I/O, without secrets.
 //!
-//! Only the head is searched. Every part of it is: method, path and query, header names and values, each as it is,
-//! percent-decoded, and with every run of base 64 decoded. A placeholder is worthless wherever it is not exchanged;
-//! the search is there to tell the person, and to stop a program that sends credentials to the wrong place.
+//! Only the head is searched. Every part of it is: method, path and query, header names and values, each in every usual
+//! encoding (`encodings.rs`), and for logins that are not the VM's own (`foreign.rs`).
 
-use agent_vm_policy::{HostName, PlaceholderUse, Transport};
-use base64::Engine as _;
+use agent_vm_policy::{ForeignCredential, HostName, PlaceholderUse, Transport};
 use http::header::{self, HeaderName};
 use http::request::Parts;
 
-use crate::credential::{BASE64, BASE64_URL, CredentialSet, Slot};
+use crate::credential::{CredentialSet, Slot};
+use crate::encodings::find_encoded;
+use crate::foreign::{Login, foreign_login};
 
 /// The largest request head in bytes.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// The shortest run of base 64 that can hold a placeholder's 39 identifying bytes.
-const SHORTEST_ENCODED: usize = 52;
 
 /// Placeholders found in a head.
 #[derive(Debug)]
@@ -23,6 +21,18 @@ pub(crate) struct Findings {
     pub(crate) placeholders: PlaceholderUse,
     /// Where secrets go if the request is allowed.
     pub(crate) attachments: Vec<Attachment>,
+    /// A login that is not the VM's own.
+    pub(crate) foreign: Option<Login>,
+}
+
+impl Findings {
+    /// As the policy judges it.
+    pub(crate) fn foreign(&self) -> ForeignCredential {
+        match self.foreign {
+            None => ForeignCredential::Absent,
+            Some(_) => ForeignCredential::Present,
+        }
+    }
 }
 
 /// One secret to attach.
@@ -39,6 +49,7 @@ pub(crate) fn inspect(head: &Parts, host: &HostName, set: &CredentialSet) -> Fin
     let mut findings = Findings {
         placeholders: PlaceholderUse::None,
         attachments: Vec::new(),
+        foreign: None,
     };
     if set.scanner().is_empty() {
         return findings;
@@ -57,17 +68,17 @@ pub(crate) fn inspect(head: &Parts, host: &HostName, set: &CredentialSet) -> Fin
         .path_and_query()
         .map_or("", |target| target.as_str());
     for text in [head.method.as_str(), target] {
-        if let Some(found) = find_encoded(text.as_bytes(), set) {
+        if let Some(found) = find_encoded(text.as_bytes(), set.scanner()) {
             misplaced(found);
         }
     }
     for name in head.headers.keys() {
-        if let Some(found) = find_encoded(name.as_str().as_bytes(), set) {
+        if let Some(found) = find_encoded(name.as_str().as_bytes(), set.scanner()) {
             misplaced(found);
         }
     }
     for (name, value) in &head.headers {
-        let Some(found) = find_encoded(value.as_bytes(), set) else {
+        let Some(found) = find_encoded(value.as_bytes(), set.scanner()) else {
             continue;
         };
         match attachment(head, name, found, host, set) {
@@ -78,6 +89,7 @@ pub(crate) fn inspect(head: &Parts, host: &HostName, set: &CredentialSet) -> Fin
     if !findings.attachments.is_empty() {
         findings.placeholders = findings.placeholders.max(PlaceholderUse::InItsHeader);
     }
+    findings.foreign = foreign_login(head, host, &findings.attachments, set);
     findings
 }
 
@@ -99,7 +111,7 @@ fn attachment(
     if slot
         .rest()
         .iter()
-        .any(|part| find_encoded(part, set).is_some())
+        .any(|part| find_encoded(part, set.scanner()).is_some())
     {
         return None;
     }
@@ -108,77 +120,6 @@ fn attachment(
         header: name.clone(),
         slot,
     })
-}
-
-/// The first placeholder in `bytes` as they are or in any usual encoding.
-fn find_encoded(bytes: &[u8], set: &CredentialSet) -> Option<usize> {
-    let plain = set
-        .scanner()
-        .find(bytes)
-        .or_else(|| find_in_base64(bytes, set));
-    if plain.is_some() || !bytes.contains(&b'%') {
-        return plain;
-    }
-    let decoded = percent_decoded(bytes);
-    set.scanner()
-        .find(&decoded)
-        .or_else(|| find_in_base64(&decoded, set))
-}
-
-fn find_in_base64(bytes: &[u8], set: &CredentialSet) -> Option<usize> {
-    if bytes.len() < SHORTEST_ENCODED {
-        return None;
-    }
-    let alphabet = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte);
-    bytes
-        .split(|byte| !alphabet(byte))
-        .filter(|run| run.len() >= SHORTEST_ENCODED)
-        .find_map(|run| find_in_run(run, set))
-}
-
-/// Decodes a run of base 64 characters from each of the four places where the encoding may begin, for the case that
-/// text of the same alphabet stands before it.
-fn find_in_run(run: &[u8], set: &CredentialSet) -> Option<usize> {
-    (0..4).find_map(|skipped| {
-        let run = run.get(skipped..)?;
-        // A single character beyond whole groups of four encodes nothing.
-        let run = if run.len() % 4 == 1 {
-            &run[..run.len() - 1]
-        } else {
-            run
-        };
-        let decoded = BASE64
-            .decode(run)
-            .or_else(|_| BASE64_URL.decode(run))
-            .ok()?;
-        set.scanner().find(&decoded)
-    })
-}
-
-fn percent_decoded(bytes: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((&first, tail)) = rest.split_first() {
-        let pair = tail.first_chunk::<2>().filter(|_| first == b'%');
-        let digits = pair.and_then(|[a, b]| Some((hex(*a)? << 4) | hex(*b)?));
-        match digits {
-            Some(byte) => {
-                decoded.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                decoded.push(first);
-                rest = tail;
-            }
-        }
-    }
-    decoded
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
 }
 
 /// The host that a request names; `None` when it names none, two different ones, another port than the connection's,
@@ -211,6 +152,19 @@ pub(crate) fn authority(head: &Parts, transport: Transport, port: u16) -> Option
     match (from_uri, from_header) {
         (Some(one), Some(other)) => (one == other).then_some(one),
         (one, other) => one.or(other),
+    }
+}
+
+/// An authority as it was judged: the name in lower case without a trailing dot, the port if one was given.
+pub(crate) fn canonical_authority(judged: &str) -> String {
+    let (host, port) = match judged.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().ok()),
+        None => (judged, None),
+    };
+    let host = HostName::parse(host).map_or_else(|_| String::new(), |host| host.to_string());
+    match port {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
     }
 }
 

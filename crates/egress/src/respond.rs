@@ -4,13 +4,42 @@ use std::fmt::Write as _;
 
 use agent_vm_policy::DenyReason;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::HeaderMap;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::body::ReplyBody;
 
 /// Header that holds the reason's code in every answer the egress gives itself.
 pub(crate) const DENY_HEADER: HeaderName = HeaderName::from_static("x-agent-vm-deny");
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Sentences.
+    Text,
+    /// An object with `message`, as GitHub's answers have it, and `error`, as those of model providers have it.
+    Json,
+}
+
+impl Form {
+    /// What the client says it reads: JSON when it names that.
+    pub(crate) fn wanted(headers: &HeaderMap) -> Self {
+        let names_json = |value: &HeaderValue| {
+            let mut types = value.as_bytes().split(|byte| *byte == b',');
+            types.any(|one| {
+                let one = one.split(|byte| *byte == b';').next().unwrap_or_default();
+                let one = one.trim_ascii().to_ascii_lowercase();
+                one == b"application/json" || one.ends_with(b"+json")
+            })
+        };
+        if headers.get_all(ACCEPT).iter().any(names_json) {
+            Self::Json
+        } else {
+            Self::Text
+        }
+    }
+}
 
 /// The status for a reason: 403 for a denial, 502 and 503 for what is nobody's decision.
 pub(crate) fn status(reason: DenyReason) -> StatusCode {
@@ -26,15 +55,16 @@ pub(crate) fn status(reason: DenyReason) -> StatusCode {
 }
 
 /// An answer to one request; `detail` is a sentence that says more, without secrets.
-pub(crate) fn denial(reason: DenyReason, detail: Option<&str>) -> Response<ReplyBody> {
-    let mut response = Response::new(ReplyBody::Text(Some(Bytes::from(text(reason, detail)))));
+pub(crate) fn denial(reason: DenyReason, detail: Option<&str>, form: Form) -> Response<ReplyBody> {
+    let (body, content_type) = match form {
+        Form::Text => (text(reason, detail), "text/plain; charset=utf-8"),
+        Form::Json => (as_json(reason, detail), "application/json"),
+    };
+    let mut response = Response::new(ReplyBody::Text(Some(Bytes::from(body))));
     *response.status_mut() = status(reason);
     let headers = response.headers_mut();
     headers.insert(DENY_HEADER, HeaderValue::from_static(reason.code()));
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -81,13 +111,27 @@ fn text(reason: DenyReason, detail: Option<&str>) -> String {
     text
 }
 
+fn as_json(reason: DenyReason, detail: Option<&str>) -> String {
+    let message = text(reason, detail);
+    let message = message.trim_end();
+    let error = serde_json::json!({
+        "type": "agent_vm_denied",
+        "code": reason.code(),
+        "message": message,
+    });
+    format!(
+        "{}\n",
+        serde_json::json!({"message": message, "error": error})
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_denial_is_403_with_code_and_readable_text() {
-        let response = denial(DenyReason::AuthorityMismatch, Some("more"));
+        let response = denial(DenyReason::AuthorityMismatch, Some("more"), Form::Text);
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
         assert_eq!(response.headers()[DENY_HEADER], "authority-mismatch");
         let ReplyBody::Text(Some(body)) = response.into_body() else {
@@ -96,6 +140,34 @@ mod tests {
         let text = "agent-vm: the request names another host than the TLS connection \
                     (authority-mismatch)\nmore\n";
         assert_eq!(body, text);
+    }
+
+    #[test]
+    fn a_client_that_reads_json_gets_json() {
+        for (accept, form) in [
+            (&["application/json"][..], Form::Json),
+            (&["text/html, Application/JSON;q=0.9"], Form::Json),
+            (&["text/plain", "application/vnd.github+json"], Form::Json),
+            (&["text/event-stream, */*"], Form::Text),
+            (&[], Form::Text),
+        ] {
+            let accept = accept
+                .iter()
+                .map(|value| (ACCEPT, HeaderValue::from_static(value)));
+            assert_eq!(Form::wanted(&accept.collect()), form);
+        }
+        let response = denial(DenyReason::Rule, Some("more"), Form::Json);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+        let ReplyBody::Text(Some(body)) = response.into_body() else {
+            panic!("a denial has a text");
+        };
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let message = "agent-vm: a rule denies this destination (rule)\nmore";
+        assert_eq!(
+            (&body["message"], &body["error"]["message"]),
+            (&message.into(), &message.into())
+        );
+        assert_eq!(body["error"]["code"], "rule");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(crate) async fn attach(
             reason: DenyReason::CredentialUnavailable,
             detail: Some(error.to_string()),
         })?;
+        let known = (attachment.credential, &credential.placeholder);
+        shared.sent.note(known, &secret, &attachment.slot);
         let value = attachment.slot.render(&secret);
         let value = value.ok_or(DenyReason::CredentialUnavailable)?;
         head.headers.insert(attachment.header.clone(), value);

@@ -1,8 +1,9 @@
 //! Connections to the upstream of one intercepted connection: TLS with the real roots, then HTTP/1.1 or HTTP/2.
 //!
-//! The connection that was dialled when the flow was opened is used first. HTTP/2 carries all requests on one
-//! connection; HTTP/1.1 one at a time, and a [`Lease`] gives the connection back when the answer has ended. When the
-//! upstream closes, the guest is told by closing its side in the same way.
+//! The connection that was dialled when the flow was opened is used first, unless the VM has one that can be shared
+//! (`pool.rs`). HTTP/2 carries all requests on one connection; HTTP/1.1 one at a time, and a [`Lease`] gives the
+//! connection back when the answer has ended. When an HTTP/1.1 upstream closes, the guest is told by closing its side in
+//! the same way; a request that was not sent yet goes over a new connection.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,7 +15,7 @@ use agent_vm_policy::{DenyReason, HostName};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use thiserror::Error;
@@ -28,6 +29,7 @@ use crate::body::RequestBody;
 use crate::dial::{DialError, Route, dial};
 use crate::leaf_cache::Offer;
 use crate::local_executor::LocalExecutor;
+use crate::pool::{Connection, Key, Pool};
 use crate::proxy::ProxyServer;
 use crate::request_head::MAX_HEAD_BYTES;
 use crate::tls_roots::RootsError;
@@ -37,7 +39,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// HTTP/2 window of one stream: what a slow guest may leave waiting here.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// HTTP/2 window of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// How often an HTTP/2 connection is asked whether it still stands, and how long the answer may take.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// The largest answer head in bytes.
 const MAX_HEAD_LIST_BYTES: u32 = 256 * 1024;
 
@@ -45,6 +49,7 @@ const MAX_HEAD_LIST_BYTES: u32 = 256 * 1024;
 pub(crate) struct Upstream {
     route: Route,
     security: Security,
+    pool: Rc<Pool>,
     /// What is offered in the TLS handshake: what the guest offered.
     offer: Cell<Offer>,
     idle: RefCell<Option<Sender>>,
@@ -70,7 +75,7 @@ pub(crate) enum Security {
 /// What requests are sent with.
 pub(crate) enum Sender {
     Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(Connection),
 }
 
 /// Protocols that a request can use.
@@ -90,10 +95,11 @@ pub(crate) struct Lease {
 }
 
 impl Upstream {
-    pub(crate) fn new(route: Route, security: Security, offer: Offer) -> Self {
+    pub(crate) fn new(route: Route, security: Security, offer: Offer, pool: Rc<Pool>) -> Self {
         Self {
             route,
             security,
+            pool,
             offer: Cell::new(offer),
             idle: RefCell::default(),
             drivers: RefCell::default(),
@@ -102,9 +108,16 @@ impl Upstream {
         }
     }
 
-    /// Makes `stream` ready for the first request.
-    pub(crate) async fn start(self: &Rc<Self>, stream: TcpStream) -> Result<(), UpstreamError> {
-        let sender = self.handshake(stream, self.offer.get()).await?;
+    /// Makes a shared connection, `stream` or a new one ready for the first request.
+    pub(crate) async fn start(
+        self: &Rc<Self>,
+        stream: Option<TcpStream>,
+    ) -> Result<(), UpstreamError> {
+        let sender = match (self.shared(self.offer.get()), stream) {
+            (Some(shared), _) => Sender::Http2(shared),
+            (None, Some(stream)) => self.handshake(stream, self.offer.get()).await?,
+            (None, None) => self.dial(self.offer.get()).await?,
+        };
         let spoken = match sender {
             Sender::Http1(_) => Offer::Http1,
             Sender::Http2(_) => Offer::Http2,
@@ -112,6 +125,28 @@ impl Upstream {
         self.offer.set(spoken);
         *self.idle.borrow_mut() = Some(sender);
         Ok(())
+    }
+
+    /// A connection of the VM's that another one of the guest's opened.
+    fn shared(&self, offer: Offer) -> Option<Connection> {
+        match offer {
+            Offer::Http1 => None,
+            Offer::Http2 => self.pool.find(&self.key()?),
+        }
+    }
+
+    fn key(&self) -> Option<Key> {
+        match &self.security {
+            Security::Tls { host, .. } => Key::new(host, &self.route),
+            Security::Plain | Security::Unusable => None,
+        }
+    }
+
+    async fn dial(self: &Rc<Self>, offer: Offer) -> Result<Sender, UpstreamError> {
+        let stream = dial(&self.route)
+            .await
+            .map_err(|source| UpstreamError::Dial { source })?;
+        self.handshake(stream, offer).await
     }
 
     /// The proxy that whole requests are sent to.
@@ -139,14 +174,14 @@ impl Upstream {
                 reused,
             });
         }
-        let stream = dial(&self.route)
-            .await
-            .map_err(|source| UpstreamError::Dial { source })?;
         let offer = match wanted {
             Wanted::Any => self.offer.get(),
             Wanted::Http1 => Offer::Http1,
         };
-        let sender = self.handshake(stream, offer).await?;
+        let sender = match self.shared(offer) {
+            Some(shared) => Sender::Http2(shared),
+            None => self.dial(offer).await?,
+        };
         Ok(Lease {
             upstream: Rc::clone(self),
             sender: Some(sender),
@@ -157,13 +192,13 @@ impl Upstream {
     async fn take_idle(&self, wanted: Wanted) -> Option<Sender> {
         let shared = match &*self.idle.borrow() {
             Some(Sender::Http2(_)) if wanted == Wanted::Http1 => return None,
-            Some(Sender::Http2(sender)) => Some(Sender::Http2(sender.clone())),
+            Some(Sender::Http2(shared)) => Some(Sender::Http2(shared.clone())),
             Some(Sender::Http1(_)) | None => None,
         };
         let mut sender = shared.or_else(|| self.idle.borrow_mut().take())?;
         let ready = match &mut sender {
             Sender::Http1(sender) => sender.ready().await,
-            Sender::Http2(sender) => sender.ready().await,
+            Sender::Http2(shared) => shared.sender.ready().await,
         };
         if ready.is_ok() {
             return Some(sender);
@@ -219,14 +254,26 @@ impl Upstream {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(MAX_HEAD_LIST_BYTES)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL)
+            .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| UpstreamError::Http { source })?;
-        self.drive(connection);
-        Ok(Sender::Http2(sender))
+        let driver = spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection broke");
+            }
+        });
+        let connection = Connection::new(sender, driver);
+        if let Some(key) = self.key() {
+            self.pool.share(key, &connection);
+        }
+        Ok(Sender::Http2(connection))
     }
 
-    /// Runs a connection until it ends or this upstream is dropped.
+    /// Runs an HTTP/1.1 connection until it ends or this upstream is dropped.
     fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + 'static) {
         let closed = Rc::clone(&self.closed);
         let driver = spawn_local(async move {
@@ -253,7 +300,7 @@ impl Sender {
     fn is_closed(&self) -> bool {
         match self {
             Self::Http1(sender) => sender.is_closed(),
-            Self::Http2(sender) => sender.is_closed(),
+            Self::Http2(shared) => shared.is_closed(),
         }
     }
 }
@@ -268,14 +315,33 @@ impl Lease {
     pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Incoming>, NotSent> {
         let answer = match &mut self.sender {
-            Some(Sender::Http1(sender)) => sender.send_request(request).await,
-            Some(Sender::Http2(sender)) => sender.send_request(request).await,
-            None => return Err(UpstreamError::TimedOut),
+            Some(Sender::Http1(sender)) => sender.try_send_request(request).await,
+            Some(Sender::Http2(shared)) => shared.sender.try_send_request(request).await,
+            None => return Err(NotSent::from(UpstreamError::TimedOut)),
         };
         self.upstream.answered.set(answer.is_ok());
-        answer.map_err(|source| UpstreamError::Http { source })
+        answer.map_err(|mut error| NotSent {
+            request: error.take_message(),
+            error: UpstreamError::Http {
+                source: error.into_error(),
+            },
+        })
+    }
+
+    /// Turns to a connection that was not used before. Answers whether it speaks the same protocol.
+    pub(crate) async fn renew(&mut self) -> Result<bool, UpstreamError> {
+        let was_http2 = self.is_http2();
+        self.sender = None;
+        let offer = if was_http2 {
+            Offer::Http2
+        } else {
+            Offer::Http1
+        };
+        self.sender = Some(self.upstream.dial(offer).await?);
+        self.reused = false;
+        Ok(self.is_http2() == was_http2)
     }
 }
 
@@ -304,6 +370,22 @@ async fn tls_connect(
         .connect(name, stream)
         .await
         .map_err(|source| UpstreamError::from_tls(host, source))
+}
+
+/// A request without an answer.
+pub(crate) struct NotSent {
+    /// Set when nothing of it was sent.
+    pub(crate) request: Option<Request<RequestBody>>,
+    pub(crate) error: UpstreamError,
+}
+
+impl From<UpstreamError> for NotSent {
+    fn from(error: UpstreamError) -> Self {
+        Self {
+            request: None,
+            error,
+        }
+    }
 }
 
 /// Why a request was not answered by the upstream.
@@ -396,11 +478,16 @@ fn certificate_problem(error: &CertificateError) -> String {
             "it is not valid yet"
         }
         CertificateError::Revoked => "it was revoked",
-        CertificateError::UnknownIssuer => "its issuer is not trusted on the host",
+        CertificateError::UnknownIssuer => {
+            "its issuer is not trusted on the host, or it is self-signed"
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "it is for another name"
         }
         CertificateError::BadSignature => "its signature is wrong",
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "it is self-signed, that of an authority"
+        }
         other => return other.to_string(),
     };
     problem.to_owned()

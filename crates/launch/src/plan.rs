@@ -99,6 +99,8 @@ pub struct PlannedNetwork {
     pub lan: bool,
     /// Whether the services on the host's loopback may be reached.
     pub host: bool,
+    /// Whether the guest may send logins of its own to hosts that a credential is bound to.
+    pub foreign_credentials: bool,
     /// The host's proxies without their logins, by what they are for.
     pub proxies: PlannedProxies,
     /// Addresses given for names.
@@ -200,6 +202,7 @@ fn network(request: &LaunchRequest) -> PlannedNetwork {
         egress: network.egress.clone(),
         lan: network.lan,
         host: network.host,
+        foreign_credentials: network.foreign_credentials,
         proxies: proxies(&network.proxies),
         resolve: network.resolve.clone(),
         intercepted: intercepted(&request.credentials.credentials),

@@ -132,6 +132,8 @@ pub struct NetworkSettings {
     pub lan: bool,
     /// Whether the services on the host's loopback may be reached.
     pub host: bool,
+    /// Whether the guest may send logins of its own to hosts that a credential is bound to.
+    pub foreign_credentials: bool,
     /// Addresses the user gave for names.
     pub resolve: Vec<ResolveOverride>,
     /// The host's proxies, which connections to public addresses go through.
@@ -160,6 +162,9 @@ impl NetworkSettings {
         }
         if self.host {
             policy = policy.allow_host();
+        }
+        if self.foreign_credentials {
+            policy = policy.allow_foreign_credentials();
         }
         policy
     }

@@ -19,6 +19,6 @@ pub use grant::{EgressRule, EgressRuleError, HOST_SERVICE_NAME, Preset, PresetEr
 pub use host::{HostName, HostNameError, HostPattern, MAX_LABEL_BYTES, MAX_NAME_BYTES};
 pub use reason::DenyReason;
 pub use verdict::{
-    ConnectFacts, ConnectVerdict, FlowPattern, Owner, PlaceholderUse, Policy, RequestFacts,
-    RequestVerdict, Resolution, Transport,
+    ConnectFacts, ConnectVerdict, FlowPattern, ForeignCredential, Owner, PlaceholderUse, Policy,
+    RequestFacts, RequestVerdict, Resolution, Transport,
 };

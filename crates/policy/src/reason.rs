@@ -44,6 +44,8 @@ pub enum DenyReason {
     PlaceholderOtherHost,
     /// A placeholder sent without TLS.
     PlaceholderInClear,
+    /// A credential that is not the VM's own, sent to a host that a credential is bound to.
+    ForeignCredential,
     /// The credential's secret cannot be had at the moment.
     CredentialUnavailable,
     /// A token endpoint was asked for something else than renewing this session's login.
@@ -80,6 +82,7 @@ impl DenyReason {
             Self::PlaceholderOutsideCredential => "placeholder-outside-credential",
             Self::PlaceholderOtherHost => "placeholder-other-host",
             Self::PlaceholderInClear => "placeholder-in-clear",
+            Self::ForeignCredential => "foreign-credential",
             Self::CredentialUnavailable => "credential-unavailable",
             Self::TokenGrant => "token-grant",
             Self::UpstreamCertificate => "upstream-certificate",
@@ -135,6 +138,9 @@ impl fmt::Display for DenyReason {
                 "the request carries the placeholder of a credential that is not for this host"
             }
             Self::PlaceholderInClear => "the request carries a credential placeholder without TLS",
+            Self::ForeignCredential => {
+                "the request carries a credential that is not the one agent-vm holds for this host"
+            }
             Self::CredentialUnavailable => "the credential cannot be had at the moment",
             Self::TokenGrant => {
                 "only the login of this session can be renewed here; log in on the host"
@@ -190,6 +196,7 @@ mod tests {
             DenyReason::PlaceholderOutsideCredential,
             DenyReason::PlaceholderOtherHost,
             DenyReason::PlaceholderInClear,
+            DenyReason::ForeignCredential,
             DenyReason::CredentialUnavailable,
             DenyReason::TokenGrant,
             DenyReason::UpstreamCertificate,

@@ -26,6 +26,7 @@ pub struct Policy {
     egress: Vec<EgressRule>,
     lan: Grant,
     host: Grant,
+    foreign_credentials: Grant,
 }
 
 /// Whether something is granted that is denied by default.
@@ -118,6 +119,15 @@ pub enum PlaceholderUse {
     Elsewhere,
 }
 
+/// Whether a request carries a login of its own to a host that a credential is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignCredential {
+    /// No login, or only the placeholder of the host's own.
+    Absent,
+    /// Another key, token or session.
+    Present,
+}
+
 /// What is known of a request when it is judged: the head, nothing of the body.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts<'a> {
@@ -133,6 +143,8 @@ pub struct RequestFacts<'a> {
     pub target: &'a str,
     /// Where placeholders are.
     pub placeholders: PlaceholderUse,
+    /// Whether somebody else's credential is in it.
+    pub foreign: ForeignCredential,
 }
 
 /// Whether a request may pass.
@@ -185,6 +197,13 @@ impl Policy {
     #[must_use]
     pub fn allow_host(mut self) -> Self {
         self.host = Grant::Granted;
+        self
+    }
+
+    /// The same with credentials of the guest's own allowed at hosts that a credential is bound to.
+    #[must_use]
+    pub fn allow_foreign_credentials(mut self) -> Self {
+        self.foreign_credentials = Grant::Granted;
         self
     }
 
@@ -401,7 +420,12 @@ impl Policy {
             return RequestVerdict::Deny(DenyReason::AuthorityMismatch);
         }
         let in_clear = facts.transport == Transport::Plain;
+        let foreign = facts.foreign == ForeignCredential::Present
+            && self.foreign_credentials == Grant::Denied;
         match facts.placeholders {
+            PlaceholderUse::None | PlaceholderUse::InItsHeader if foreign => {
+                RequestVerdict::Deny(DenyReason::ForeignCredential)
+            }
             PlaceholderUse::None => RequestVerdict::Allow,
             _ if in_clear => RequestVerdict::Deny(DenyReason::PlaceholderInClear),
             PlaceholderUse::InItsHeader => RequestVerdict::Allow,

@@ -25,4 +25,7 @@ pub(crate) struct NetworkOptions {
     /// Services on this host's loopback may be reached, as host.agent-vm.internal
     #[arg(long, help_heading = "Network")]
     pub(crate) allow_host: bool,
+    /// Keys and tokens of the guest's own may be sent to hosts that a credential of this host is for
+    #[arg(long, help_heading = "Network")]
+    pub(crate) allow_foreign_credentials: bool,
 }

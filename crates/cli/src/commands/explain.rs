@@ -200,6 +200,12 @@ fn network(line: &mut impl FnMut(&str, &str), network: &PlannedNetwork, origin: 
             &format!("also services of this host as {HOST_SERVICE_NAME}  (--allow-host)"),
         );
     }
+    if network.foreign_credentials {
+        line(
+            "",
+            "logins of the guest's own at hosts with a credential  (--allow-foreign-credentials)",
+        );
+    }
     if let Some(scope) = &network.project {
         line(
             "",

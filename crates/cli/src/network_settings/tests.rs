@@ -105,12 +105,16 @@ fn grants_of_options_and_the_users_file_add_up() {
     let options = NetworkOptions {
         allow_egress: vec!["192.168.1.5".parse().unwrap()],
         allow_host: true,
+        allow_foreign_credentials: true,
         ..NetworkOptions::default()
     };
     let found = reach(user, "", &options).unwrap();
     let rules: Vec<String> = found.egress.iter().map(ToString::to_string).collect();
     assert_eq!(rules, ["10.0.0.0/8:443", "192.168.1.5"]);
-    assert!(found.lan && found.host);
+    assert!(found.lan && found.host && found.foreign_credentials);
+    let user = "[network]\nallow-foreign-credentials = true\n";
+    let found = reach(user, "", &NetworkOptions::default()).unwrap();
+    assert!(found.foreign_credentials && !found.lan);
 }
 
 #[test]
@@ -134,6 +138,7 @@ fn files_that_are_not_understood_are_never_passed_over() {
         "[network]\nallow-lan = true",
         "[network]\nallow-lan = false",
         "[network]\nallow-host = true",
+        "[network]\nallow-foreign-credentials = false",
         "[network]\nallow-egress = []",
         "[network]\npolicy = \"public\"\nallow-domains = [\"a.test\"]",
         "[network]\npolicy = \"offline\"\nallow-domains = [\"a.test\"]",

@@ -21,6 +21,7 @@ fn the_policy_in_force_is_shown_with_every_grant() {
         "--allow-domain",
         "*.example.org",
         "--allow-host",
+        "--allow-foreign-credentials",
         "--",
         "ls",
     ];
@@ -34,6 +35,7 @@ fn the_policy_in_force_is_shown_with_every_grant() {
             "            also 10.1.0.0/16:443  (--allow-egress)",
             "            also private networks  (--allow-lan)",
             "            also services of this host as host.agent-vm.internal  (--allow-host)",
+            "            logins of the guest's own at hosts with a credential  (--allow-foreign-credentials)",
             "            narrowed to allowlist  (.agent-vm.toml)",
             "            narrowed to a.example.org",
         ]

@@ -251,3 +251,8 @@ proptest! {
         fuzz_client_hello(&bytes);
     }
 }
+
+#[test]
+fn inputs_that_fuzzing_found_are_tried_again() {
+    agent_vm_test_support::fuzz_corpus::replay("client_hello", fuzz_client_hello);
+}

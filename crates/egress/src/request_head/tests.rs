@@ -2,6 +2,7 @@
 
 use agent_vm_policy::HostPattern;
 use agent_vm_secret::Placeholder;
+use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::Request;
 use proptest::prelude::*;
@@ -228,4 +229,9 @@ proptest! {
         data.splice(at..at, text.iter().copied());
         fuzz_request_head(&data);
     }
+}
+
+#[test]
+fn inputs_that_fuzzing_found_are_tried_again() {
+    agent_vm_test_support::fuzz_corpus::replay("request_head", fuzz_request_head);
 }

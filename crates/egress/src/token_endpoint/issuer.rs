@@ -146,10 +146,15 @@ impl IssuerClient {
             host: host.clone(),
             config,
         };
-        let upstream = Rc::new(Upstream::new(route.clone(), security, Offer::Http1));
+        let upstream = Rc::new(Upstream::new(
+            route.clone(),
+            security,
+            Offer::Http1,
+            Rc::default(),
+        ));
         let stream = dial(route).await;
         let stream = stream.map_err(|source| failed(UpstreamError::Dial { source }))?;
-        upstream.start(stream).await.map_err(failed)?;
+        upstream.start(Some(stream)).await.map_err(failed)?;
         Ok(upstream)
     }
 }
@@ -177,7 +182,10 @@ async fn send(
         source: IssuerFailure(source),
     };
     let mut lease = upstream.lease(Wanted::Any).await.map_err(broken)?;
-    let response = lease.send(asked).await.map_err(broken)?;
+    let response = lease
+        .send(asked)
+        .await
+        .map_err(|unsent| broken(unsent.error))?;
     let (head, body) = response.into_parts();
     let whole = Limited::new(body, MAX_ISSUER_ANSWER_BYTES).collect().await;
     let whole = whole.map_err(|_| IssuerError::Answer { host: host.clone() })?;

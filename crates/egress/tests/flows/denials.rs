@@ -11,7 +11,7 @@ use crate::rig::{API, FREE, OTHER, Rig, connect, get, http1, outcome, with_rig};
 use crate::upstream::{Behaviour, Upstream};
 
 /// Sends one request over HTTP/1.1 and HTTP/2; both must be denied for this reason.
-async fn denied(rig: &Rig, target: &str, fields: &[(&str, &str)], reason: &str) {
+pub(crate) async fn denied(rig: &Rig, target: &str, fields: &[(&str, &str)], reason: &str) {
     let mut client = rig.http1(API).await;
     let response = client.send_request(get(target, fields)).await.unwrap();
     let (status, told, text) = outcome(response).await;
@@ -146,6 +146,23 @@ fn an_absolute_target_must_name_the_same_host() {
                 .starts_with("HTTP/1.1 200")
         );
         assert_eq!(rig.upstream.only_request().target, "/x?y");
+    });
+}
+
+#[test]
+fn a_denied_client_that_waits_for_100_sends_no_body() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut stream = rig.tls(API, &["http/1.1"]).await;
+        let head = format!(
+            "POST /?t={} HTTP/1.1\r\nhost: {API}\r\nexpect: 100-continue\r\n\
+             content-length: 4\r\n\r\n",
+            rig.oauth
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 403");
+        assert!(rig.upstream.seen.borrow().is_empty());
     });
 }
 

@@ -151,7 +151,7 @@ fn a_request_without_a_placeholder_passes_as_it_is() {
         let request = get(
             "/",
             &[
-                ("authorization", "Bearer own"),
+                ("authorization", ""),
                 ("connection", "x-hop"),
                 ("x-hop", "1"),
             ],
@@ -161,7 +161,7 @@ fn a_request_without_a_placeholder_passes_as_it_is() {
             200
         );
         let seen = rig.upstream.only_request();
-        assert_eq!(seen.header("authorization"), Some("Bearer own"));
+        assert_eq!(seen.header("authorization"), Some(""));
         assert_eq!(seen.header("x-hop"), None);
         assert_eq!(rig.last_audit()["credential"], serde_json::Value::Null);
     });

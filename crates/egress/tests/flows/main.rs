@@ -8,15 +8,22 @@
     reason = "tests start real proxies"
 )]
 
+mod binding;
 mod canary;
 mod datagrams;
 mod denials;
+mod echo;
+mod foreign;
 mod grants;
 mod http;
+mod leaks;
 mod plain;
 mod proxy;
+mod pseudo_headers;
 mod renewal;
 mod rig;
+mod sharing;
+mod smuggling;
 mod splice;
 mod streams;
 mod upstream;

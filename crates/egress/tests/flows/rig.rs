@@ -1,6 +1,6 @@
 //! A guest with one egress: opens flows, speaks TLS and HTTP over them, and reads the audit log.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -32,6 +32,8 @@ use crate::upstream::{Behaviour, Local, Upstream, provider};
 pub(crate) const API: &str = "api.bound.test";
 pub(crate) const OTHER: &str = "other.bound.test";
 pub(crate) const LOGIN: &str = "login.bound.test";
+/// A host with a path that answers with tokens.
+pub(crate) const TOKENS: &str = "auth.openai.com";
 pub(crate) const FREE: &str = "free.test";
 pub(crate) const OAUTH_SECRET: &str = "sk-real-oauth-token";
 pub(crate) const KEY_SECRET: &str = "sk-real-api-key";
@@ -46,6 +48,8 @@ pub(crate) struct Secrets {
     current: RefCell<Option<&'static str>>,
     /// Credentials that upstreams rejected.
     pub(crate) rejected: RefCell<Vec<String>>,
+    /// How often a secret was asked for.
+    pub(crate) asked: Cell<usize>,
 }
 
 impl Secrets {
@@ -69,6 +73,7 @@ impl SecretSource for Secrets {
         &'a self,
         credential: &'a str,
     ) -> LocalBoxFuture<'a, Result<Secret, SecretUnavailable>> {
+        self.asked.set(self.asked.get() + 1);
         Box::pin(std::future::ready(self.find(credential)))
     }
 
@@ -115,7 +120,12 @@ pub(crate) fn with_rig<F: Future<Output = ()>>(behaviour: Behaviour, test: impl 
         .unwrap();
     let limit = std::time::Duration::from_secs(20);
     LocalSet::new().block_on(&runtime, async {
-        let test = async { test(Rig::new(behaviour).await).await };
+        let test = async {
+            let rig = Rig::new(behaviour).await;
+            let upstream = rig.upstream.clone();
+            test(rig).await;
+            upstream.assert_no_leak();
+        };
         tokio::time::timeout(limit, test)
             .await
             .expect("the test hangs");
@@ -197,20 +207,23 @@ impl Rig {
 
     fn assembled(mut self) -> Self {
         let bind =
-            |name: &str, placeholder: &Placeholder, host: &str, header: &str| BoundCredential {
+            |name: &str, placeholder: &Placeholder, hosts: &[&str], header: &str| BoundCredential {
                 name: name.to_owned(),
                 placeholder: placeholder.clone(),
-                hosts: vec![HostPattern::parse(host).unwrap()],
+                hosts: hosts
+                    .iter()
+                    .map(|host| HostPattern::parse(host).unwrap())
+                    .collect(),
                 header: HeaderRule::parse(header).unwrap(),
             };
         let credentials = vec![
-            bind("oauth", &self.oauth, API, "authorization"),
-            bind("api-key", &self.api_key, API, "x-api-key"),
-            bind("other", &self.other, OTHER, "authorization"),
-            bind("broken", &self.broken, API, "x-broken"),
+            bind("oauth", &self.oauth, &[API, TOKENS], "authorization"),
+            bind("api-key", &self.api_key, &[API], "x-api-key"),
+            bind("other", &self.other, &[OTHER], "authorization"),
+            bind("broken", &self.broken, &[API], "x-broken"),
             BoundCredential {
                 hosts: Vec::new(),
-                ..bind("refresh", &self.refresh, LOGIN, "authorization")
+                ..bind("refresh", &self.refresh, &[LOGIN], "authorization")
             },
         ];
         let route = |host: &str, port| ResolveOverride {
@@ -218,7 +231,7 @@ impl Rig {
             port,
             target: self.target,
         };
-        let overrides = [API, OTHER, FREE, LOGIN]
+        let overrides = [API, OTHER, FREE, LOGIN, TOKENS]
             .iter()
             .flat_map(|host| [route(host, 443), route(host, 80)]);
         let egress = Egress::new(EgressConfig {

@@ -123,10 +123,10 @@ fn a_guest_that_goes_away_ends_the_request_upstream() {
         let target = format!("https://{API}/slow");
         let other = spawn_local(async move { drop(http2.send_request(get(&target, &[])).await) });
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(*rig.upstream.ended.borrow(), 0);
+        assert_eq!(*rig.upstream.abandoned.borrow(), 0);
         pending.abort();
         other.abort();
-        while *rig.upstream.ended.borrow() < 2 {
+        while *rig.upstream.abandoned.borrow() < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });

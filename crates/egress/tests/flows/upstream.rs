@@ -25,6 +25,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
+use crate::echo;
+use crate::rig::{API, FREE, KEY_SECRET, LOGIN, OAUTH_SECRET, OTHER, OTHER_SECRET, TOKENS};
+
 /// What arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
@@ -53,6 +56,12 @@ pub(crate) struct Upstream {
     pub(crate) connections: Rc<RefCell<usize>>,
     /// Connections that have ended.
     pub(crate) ended: Rc<RefCell<usize>>,
+    /// Ends all HTTP/2 connections.
+    pub(crate) end_connections: Rc<Notify>,
+    /// Bytes of `/endless` that were taken.
+    pub(crate) taken: Rc<RefCell<usize>>,
+    /// Requests to `/slow` that nobody waits for any more.
+    pub(crate) abandoned: Rc<RefCell<usize>>,
     /// Lets a request to `/slow` go on.
     pub(crate) release: Rc<Notify>,
 }
@@ -68,12 +77,7 @@ pub(crate) struct Behaviour {
 
 impl Default for Behaviour {
     fn default() -> Self {
-        let names = [
-            "api.bound.test",
-            "other.bound.test",
-            "free.test",
-            "login.bound.test",
-        ];
+        let names = [API, OTHER, FREE, LOGIN, TOKENS];
         Self {
             names: names.map(str::to_owned).to_vec(),
             alpn: vec!["h2", "http/1.1"],
@@ -97,6 +101,9 @@ impl Upstream {
             seen: Rc::default(),
             connections: Rc::default(),
             ended: Rc::default(),
+            end_connections: Rc::default(),
+            taken: Rc::default(),
+            abandoned: Rc::default(),
             release: Rc::default(),
         };
         let server = upstream.clone();
@@ -129,6 +136,51 @@ impl Upstream {
             .is_some_and(|value| value.ends_with(NEWER_SECRET))
     }
 
+    /// Fails when a real token is anywhere but in its header.
+    pub(crate) fn assert_no_leak(&self) {
+        let places = [
+            (OAUTH_SECRET, "authorization"),
+            (KEY_SECRET, "x-api-key"),
+            (OTHER_SECRET, "authorization"),
+            (NEWER_SECRET, "authorization"),
+        ];
+        for seen in self.seen.borrow().iter() {
+            let mut rest = seen.headers.clone();
+            for (secret, header) in places {
+                assert!(!seen.target.contains(secret), "{seen:?}");
+                let body = String::from_utf8_lossy(&seen.body);
+                assert!(!body.contains(secret), "{seen:?}");
+                assert!(!format!("{:?}", seen.trailers).contains(secret), "{seen:?}");
+                if seen
+                    .header(header)
+                    .is_some_and(|value| value.contains(secret))
+                {
+                    rest.remove(header);
+                }
+            }
+            for (secret, _) in places {
+                assert!(!format!("{rest:?}").contains(secret), "{seen:?}");
+            }
+            let lengths = seen.headers.get_all("content-length").iter().count();
+            let chunked = usize::from(seen.headers.contains_key("transfer-encoding"));
+            assert!(lengths + chunked <= 1, "{seen:?}");
+            assert!(seen.headers.get_all("host").iter().count() <= 1, "{seen:?}");
+        }
+    }
+
+    /// A body without end, of which it is counted what is taken.
+    fn endless(&self) -> BoxBody<Bytes, Infallible> {
+        let (sender, body) = channel();
+        let taken = Rc::clone(&self.taken);
+        spawn_local(async move {
+            let piece = Bytes::from(vec![b'e'; 64 * 1024]);
+            while sender.send(Ok(Frame::data(piece.clone()))).await.is_ok() {
+                *taken.borrow_mut() += piece.len();
+            }
+        });
+        body
+    }
+
     async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
         let Some(acceptor) = acceptor else {
             return self.serve_http1(stream).await;
@@ -154,9 +206,12 @@ impl Upstream {
     async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(&self, stream: S) {
         let server = self.clone();
         let service = service_fn(move |request| server.clone().answer(request));
-        let _ended = hyper::server::conn::http2::Builder::new(Local)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
+        let connection = hyper::server::conn::http2::Builder::new(Local)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            _ended = connection => {}
+            () = self.end_connections.notified() => {}
+        }
     }
 
     async fn answer(
@@ -167,7 +222,9 @@ impl Upstream {
         let upgrade = (path == "/socket").then(|| hyper::upgrade::on(&mut request));
         let (head, body) = request.into_parts();
         if path == "/slow" {
+            let waiting = Waiting(Some(Rc::clone(&self.abandoned)));
             self.release.notified().await;
+            waiting.over();
         }
         let body = body
             .collect()
@@ -184,6 +241,21 @@ impl Upstream {
             body,
             trailers,
         });
+        let mode = self
+            .seen
+            .borrow()
+            .last()
+            .and_then(|seen| seen.header("x-echo").map(str::to_owned));
+        if let Some(mode) = mode {
+            let sent = self
+                .seen
+                .borrow()
+                .last()
+                .expect("it was just noted")
+                .headers
+                .clone();
+            return Ok(echo::answer(&mode, &sent));
+        }
         if let Some(upgrade) = upgrade {
             spawn_local(async move { echo(TokioIo::new(upgrade.await.unwrap())).await });
             let response = Response::builder()
@@ -193,6 +265,7 @@ impl Upstream {
             return Ok(response.body(text("")).unwrap());
         }
         Ok(match path.as_str() {
+            "/endless" => Response::new(self.endless()),
             "/events" => Response::new(events()),
             "/trailers" => Response::builder()
                 .header("trailer", "x-sum")
@@ -207,12 +280,33 @@ impl Upstream {
                 .body(text("expired"))
                 .unwrap(),
             "/big" => Response::new(text(&"x".repeat(1 << 20))),
+            "/remembered" => Response::builder()
+                .header("x-remembered", OAUTH_SECRET)
+                .body(text("hi"))
+                .unwrap(),
             "/hints" => Response::builder()
                 .header("alt-svc", "h3=\":443\"")
                 .body(text("hi"))
                 .unwrap(),
             _ => Response::new(text("hello")),
         })
+    }
+}
+
+/// Counts itself when it is dropped before its time.
+struct Waiting(Option<Rc<RefCell<usize>>>);
+
+impl Waiting {
+    fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(abandoned) = &self.0 {
+            *abandoned.borrow_mut() += 1;
+        }
     }
 }
 

@@ -30,6 +30,7 @@ fn request(host: &HostName) -> RequestFacts<'_> {
         method: "GET",
         target: "/",
         placeholders: PlaceholderUse::None,
+        foreign: ForeignCredential::Absent,
     }
 }
 
@@ -198,6 +199,28 @@ fn a_placeholder_passes_only_in_its_header_over_tls() {
             ..request(&api)
         };
         assert_eq!(bound().decide_request(&facts), verdict);
+    }
+}
+
+#[test]
+fn a_foreign_credential_passes_only_when_the_user_allows_it() {
+    let api = host("api.bound.test");
+    let facts = |placeholders| RequestFacts {
+        placeholders,
+        foreign: ForeignCredential::Present,
+        ..request(&api)
+    };
+    let refused = RequestVerdict::Deny(DenyReason::ForeignCredential);
+    let misplaced = RequestVerdict::Deny(DenyReason::PlaceholderOutsideCredential);
+    for (placeholders, verdict, opened) in [
+        (PlaceholderUse::None, refused, RequestVerdict::Allow),
+        (PlaceholderUse::InItsHeader, refused, RequestVerdict::Allow),
+        (PlaceholderUse::Elsewhere, misplaced, misplaced),
+    ] {
+        let facts = facts(placeholders);
+        assert_eq!(bound().decide_request(&facts), verdict);
+        let open = bound().allow_foreign_credentials();
+        assert_eq!(open.decide_request(&facts), opened);
     }
 }
 
