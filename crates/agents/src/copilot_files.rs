@@ -11,7 +11,9 @@ pub(crate) const SEEDS: &[Seed] = &[Seed {
 }];
 
 fn config(context: &SeedContext<'_>) -> String {
-    json!({ "trusted_folders": context.trusted_directories }).to_string()
+    // Versions differ in how they spell it.
+    let trusted = context.trusted_directories;
+    json!({ "trusted_folders": trusted, "trustedFolders": trusted }).to_string()
 }
 
 #[cfg(test)]
@@ -26,6 +28,9 @@ mod tests {
             ..SeedContext::default()
         };
         let files = AgentId::Copilot.profile().files(&context);
-        assert_eq!(files[0].content, r#"{"trusted_folders":["/p","/p/мой"]}"#);
+        let config: serde_json::Value = serde_json::from_str(&files[0].content).unwrap();
+        for key in ["trusted_folders", "trustedFolders"] {
+            assert_eq!(config[key], json!(["/p", "/p/мой"]));
+        }
     }
 }

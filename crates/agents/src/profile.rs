@@ -126,7 +126,11 @@ const PROFILES: &[Profile] = &[
         title: "GitHub Copilot",
         argv: &["copilot", "--allow-all-tools", "--allow-all-paths"],
         version_argv: &["copilot", "--version"],
-        env: &[SANDBOX],
+        env: &[
+            SANDBOX,
+            ("COPILOT_ALLOW_ALL", "true"),
+            ("COPILOT_AUTO_UPDATE", "false"),
+        ],
         providers: &["copilot"],
         seeds: copilot_files::SEEDS,
     },

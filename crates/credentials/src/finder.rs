@@ -15,15 +15,17 @@ use zeroize::Zeroizing;
 
 use crate::collect::CollectError;
 use crate::credential::{Collected, Credential, Notice};
-use crate::gh_hosts;
-use crate::guest_document::{self, GuestDocuments, Rendering, Shape, at};
+use crate::guest_document::{self, GuestDocuments, Rendering, at};
 use crate::host_environment::HostEnvironment;
 use crate::jwt;
 use crate::provider::{
-    CommandSource, Entry, EntryKind, FileFormat, FileSource, Group, Login, Provider, Rest, Source,
-    Token, VariableSource,
+    CommandSource, FileSource, Group, Login, Provider, Rest, Source, VariableSource,
 };
-use crate::refresh_endpoint::{ExpiryField, RefreshFacts, ScopeField};
+use crate::refresh_endpoint::RefreshFacts;
+
+use self::login_file::{Found, entry_found, expires, found_key, parse, scope, secret_at};
+
+mod login_file;
 
 /// Time a program of the host has to print a token: a launch waits for it.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
@@ -37,16 +39,6 @@ pub(crate) struct Finder<'e> {
     environment: &'e HostEnvironment,
     found: Collected,
     documents: GuestDocuments,
-}
-
-/// A token with all that is known of it.
-struct Found<'a> {
-    token: &'a Token,
-    secret: Option<Secret>,
-    source: String,
-    /// The document it was found in.
-    document: &'a Value,
-    login: Option<(&'a Login, &'a Path)>,
 }
 
 impl<'e> Finder<'e> {
@@ -332,91 +324,6 @@ impl<'e> Finder<'e> {
                 self.found.guest_env.push(setting);
             }
         }
-    }
-}
-
-fn parse(format: FileFormat, text: &str, path: &Path) -> Result<Value, CollectError> {
-    let path = || path.to_owned();
-    match format {
-        FileFormat::Json => serde_json::from_str(text).map_err(|source| CollectError::ParseLogin {
-            path: path(),
-            source,
-        }),
-        FileFormat::GhHosts => gh_hosts::parse(text).map_err(|source| CollectError::ParseHosts {
-            path: path(),
-            source,
-        }),
-    }
-}
-
-/// What an entry finds in a document; nothing where it is not there or no token.
-fn entry_found<'a>(entry: &'a Entry, document: &'a Value, path: &'a Path) -> Option<Found<'a>> {
-    if !(entry.applies)(document) {
-        return None;
-    }
-    let (secret, login) = match &entry.kind {
-        EntryKind::Key(field) => (Some(secret_at(document, field)?), None),
-        EntryKind::Login(login) => {
-            let secret = match login.fields.access {
-                Some(field) => Some(secret_at(document, field)?),
-                // Only a renewal gives one, so there must be what renews.
-                None => secret_at(document, login.fields.refresh).map(|_| None)?,
-            };
-            (secret, Some((login, path)))
-        }
-    };
-    Some(Found {
-        token: &entry.token,
-        secret,
-        source: path.display().to_string(),
-        document,
-        login,
-    })
-}
-
-/// The key of the root below which the entry is.
-fn found_key(entry: &Entry) -> &'static str {
-    let field = match &entry.kind {
-        EntryKind::Key(field) => field,
-        EntryKind::Login(login) => login.fields.refresh,
-    };
-    field.first().copied().unwrap_or_default()
-}
-
-fn secret_at(document: &Value, field: &[&str]) -> Option<Secret> {
-    let value = field
-        .iter()
-        .try_fold(document, |value, key| value.get(*key));
-    Secret::new(value?.as_str()?).ok()
-}
-
-fn expires(login: &Login, found: &Found<'_>) -> Option<SystemTime> {
-    match login.fields.expiry {
-        ExpiryField::Milliseconds(field) => {
-            let ms = Duration::from_millis(at(found.document, field)?.as_u64()?);
-            SystemTime::UNIX_EPOCH.checked_add(ms)
-        }
-        ExpiryField::AccessTokenClaim => jwt::expiry(found.secret.as_ref()?.expose()),
-        ExpiryField::Nowhere => None,
-    }
-}
-
-/// The scopes a guest may be told.
-fn scope(login: &Login, document: &Value) -> String {
-    let copied =
-        |field, shape| at(document, field).and_then(|value| guest_document::copy(value, shape));
-    let value = match login.fields.scopes {
-        None => None,
-        Some(ScopeField::List(field)) => copied(field, Shape::Words),
-        Some(ScopeField::Words(field)) => copied(field, Shape::Scopes),
-    };
-    match value {
-        Some(Value::String(text)) => text,
-        Some(Value::Array(words)) => {
-            let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
-            words.join(" ")
-        }
-        _ => String::new(),
     }
 }
 

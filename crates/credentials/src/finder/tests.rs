@@ -7,6 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::collect::collect;
 use crate::credential::HeaderSpec;
+use crate::gh_hosts;
 use crate::host_environment::test_environment;
 use crate::provider::ProviderId;
 
