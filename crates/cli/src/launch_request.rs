@@ -44,6 +44,17 @@ pub(crate) struct Typed<'a> {
     pub(crate) shell_agent: Option<AgentId>,
     pub(crate) options: &'a LaunchOptions,
     pub(crate) arguments: &'a [OsString],
+    /// Whether the secrets of the user's configuration are given to the guest.
+    pub(crate) configured: ConfiguredSecrets,
+}
+
+/// What becomes of the secrets of the user's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConfiguredSecrets {
+    /// The guest may use them.
+    Given,
+    /// It does not know of them: what it makes is kept for later, other launches.
+    Withheld,
 }
 
 impl Context {
@@ -113,7 +124,8 @@ pub(crate) fn build(
     settings.origins.insert("policy", origin);
     let profile = profile(typed);
     let user_directory = setup_files::user_directory(&context.env, &host.home);
-    let secrets = secret_settings::read(&options.secret, &user_directory)?;
+    let configured = (typed.configured == ConfiguredSecrets::Given).then_some(&*user_directory);
+    let secrets = secret_settings::read(&options.secret, configured)?;
     let credentials = credentials(profile, options, &secrets, &host)?;
     let program = program(typed, profile, &project, &credentials)?;
     refuse_tokens_in_plain(&program, options, (&secrets, &credentials))?;

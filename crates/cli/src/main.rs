@@ -35,7 +35,7 @@ use agent_vm_agents::AgentId;
 use crate::args::{Cli, Command, LaunchArgs, ShellArgs, Target};
 use crate::command_error::{CommandError, UsageError};
 use crate::env_vars::EnvVars;
-use crate::launch_request::{Context, Typed};
+use crate::launch_request::{ConfiguredSecrets, Context, Typed};
 use crate::ui::Ui;
 
 fn main() -> ExitCode {
@@ -95,6 +95,7 @@ fn start(
         shell_agent,
         options: &launch.options,
         arguments: &launch.arguments,
+        configured: ConfiguredSecrets::Given,
     };
     commands::run_agent::run(context, &typed, ui)
 }

@@ -70,15 +70,21 @@ enum RawSource {
     Command(Vec<String>),
 }
 
-/// What options and the user's configuration in `directory` name.
+/// What options and the user's configuration in `directory` name; without a directory, options alone.
 ///
 /// # Errors
 /// When one of them is none.
-pub(crate) fn read(options: &[String], directory: &Path) -> Result<Vec<SecretSpec>, CommandError> {
+pub(crate) fn read(
+    options: &[String],
+    directory: Option<&Path>,
+) -> Result<Vec<SecretSpec>, CommandError> {
     let given = options.iter().map(|text| text.parse());
     let mut specs: Vec<SecretSpec> = given
         .collect::<Result<_, _>>()
         .map_err(UsageError::Secret)?;
+    let Some(directory) = directory else {
+        return Ok(specs);
+    };
     let path = directory.join(USER_CONFIG);
     let text = read_text(&path, Links::Followed).map_err(SecretSettingsError::File)?;
     let listed = match text {
@@ -171,14 +177,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let text = "[[secret]]\nname = \"A\"\nhosts = [\"a.b\"]\n[[secret]]\nname = \"B\"\nhosts = [\"a.b\"]\n";
         fs_err::write(directory.path().join(USER_CONFIG), text).unwrap();
-        let specs = read(&["B@c.d".to_owned()], directory.path()).unwrap();
+        let specs = read(&["B@c.d".to_owned()], Some(directory.path())).unwrap();
         let shown: Vec<String> = specs
             .iter()
             .map(|spec| format!("{} {}", spec.name, spec.hosts[0]))
             .collect();
         assert_eq!(shown, ["B c.d", "A a.b"]);
-        let none = read(&[], Path::new("/none")).unwrap();
-        assert_eq!(none, []);
+        assert_eq!(read(&[], Some(Path::new("/none"))).unwrap(), []);
+        assert_eq!(read(&[], None).unwrap(), []);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::args::{
 use crate::command_error::{BaseCommandError, CommandError, UsageError};
 use crate::commands::run_agent::shown;
 use crate::host_facts::HostFacts;
-use crate::launch_request::{Context, Typed, build};
+use crate::launch_request::{ConfiguredSecrets, Context, Typed, build};
 use crate::preflight::{Preflight, kernel_for_plan};
 use crate::settings::Settings;
 use crate::ui::{self, Ui, harmless};
@@ -311,6 +311,7 @@ fn typed<'a>(options: &'a LaunchOptions, argv: &'a [std::ffi::OsString]) -> Type
         shell_agent: None,
         options,
         arguments: argv,
+        configured: ConfiguredSecrets::Withheld,
     }
 }
 

@@ -12,7 +12,7 @@ use agent_vm_policy::{HOST_SERVICE_NAME, HostPattern, Preset};
 use crate::args::{ByteSize, ExplainArgs, Target};
 use crate::command_error::{CommandError, UsageError};
 use crate::host_facts::HostFacts;
-use crate::launch_request::{Context, Typed, build};
+use crate::launch_request::{ConfiguredSecrets, Context, Typed, build};
 use crate::preflight::kernel_for_plan;
 use crate::publish_settings::described;
 use crate::settings::Settings;
@@ -43,6 +43,7 @@ pub(crate) fn run(context: &Context, args: &ExplainArgs) -> Result<u8, CommandEr
         shell_agent: None,
         options: &args.launch.options,
         arguments,
+        configured: ConfiguredSecrets::Given,
     };
     explain(
         context,

@@ -8,7 +8,7 @@ use agent_vm_launch::serve_link;
 use crate::args::{LaunchArgs, Target};
 use crate::command_error::{CommandError, UsageError};
 use crate::host_facts::HostFacts;
-use crate::launch_request::{Context, Typed, build};
+use crate::launch_request::{ConfiguredSecrets, Context, Typed, build};
 use crate::settings::Settings;
 
 /// Serves the network that `socket` asks for; set up as for claude, whatever the command is.
@@ -29,6 +29,7 @@ pub(crate) fn run(
         shell_agent: None,
         options: &launch.options,
         arguments,
+        configured: ConfiguredSecrets::Given,
     };
     let settings = Settings::resolve(typed.options, &context.env, &HostFacts::read())?;
     // There is no machine, so there is no kernel.

@@ -251,3 +251,18 @@ fn project_cannot_name_secrets() {
          hint: put it into ~/.config/agent-vm/config.toml, or give --secret\n",
     );
 }
+
+#[test]
+fn secret_of_the_configuration_is_not_given_to_what_makes_a_base() {
+    let environment = Environment::new();
+    environment.write(
+        "home/.config/agent-vm/config.toml",
+        "[[secret]]\nname = \"TOK\"\nhosts = [\"a.b\"]\n",
+    );
+    // Its source gives nothing, which would end a command that reads it.
+    environment.run(&["explain"]).refused(
+        "error: the variable TOK for the secret TOK is not set\n\n\
+         hint: set TOK, or name another source: --secret TOK=env:VARIABLE@HOST, TOK=file:PATH@HOST, TOK=cmd:PROGRAM@HOST\n",
+    );
+    environment.run(&["base", "ls"]).told();
+}
