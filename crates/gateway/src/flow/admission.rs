@@ -10,7 +10,7 @@ use smoltcp::socket::tcp::State;
 
 use super::{FlowState, Shared};
 use crate::config::FLOW_BUFFER;
-use crate::packet::TcpSegment;
+use crate::packet::{TcpKind, TcpSegment};
 
 impl FlowState {
     /// Whether the socket may see `segment`; what it will hold of it is reserved.
@@ -19,7 +19,10 @@ impl FlowState {
         else {
             return false;
         };
-        self.window = segment.window;
+        if segment.kind == TcpKind::Other {
+            // That of a SYN is not scaled.
+            self.window = segment.window;
+        }
         let repeated = !self.acknowledges_more(segment, tcp, queued);
         if repeated && segment.bare && queued == 0 && is_closing(tcp) {
             return false;
