@@ -14,6 +14,7 @@ mod bench;
 mod boot;
 mod build;
 mod ci;
+mod clients;
 mod demo;
 mod dig;
 mod image;
@@ -59,6 +60,11 @@ enum Task {
     Demo,
     /// Run a command behind the real gateway and egress, in a network namespace instead of a guest.
     Netns(netns::NetnsArguments),
+    /// Run the real agent clients behind the real gateway and egress, against fakes of their services.
+    Clients(clients::ClientsArguments),
+    /// Install an authority as PID 1 of a guest does; for a mount namespace of `netns`.
+    #[command(name = "__guest-trust", hide = true)]
+    GuestTrust { pem: std::path::PathBuf },
     /// Ask the DNS corpus with dig behind the real gateway.
     Dig,
     /// Build, check, publish and boot the template image; make the tests' small one.
@@ -76,6 +82,8 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Demo => demo::run(),
         Task::Netns(arguments) => netns::run(&arguments),
+        Task::Clients(arguments) => clients::run(&arguments),
+        Task::GuestTrust { pem } => netns::install_trust(&pem).map(|()| ExitCode::SUCCESS),
         Task::Dig => dig::run(),
         Task::Image(arguments) => image::run(&arguments),
     };

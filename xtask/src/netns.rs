@@ -63,31 +63,158 @@ pub(crate) fn run(arguments: &NetnsArguments) -> Result<ExitCode> {
     setup::run()?;
     let agent_vm = build::agent_vm()?;
     let directory = tempfile::Builder::new().prefix("netns-").tempdir()?;
-    let name = format!("avm{}", std::process::id());
-    let tap = ffi::open_tap(&name, ffi::Offload::Segments)?;
-    let socket = directory.path().join("link");
-    let listener = UnixListener::bind(&socket)?;
-    let mut link = Link(
-        shell::tool(agent_vm.to_str().context("path of agent-vm")?)
-            .arg("__link")
-            .arg(&socket)
-            .args(&arguments.launch)
-            .current_dir(&arguments.project)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("cannot start agent-vm")?,
-    );
-    let Some(stream) = accept(&listener, &mut link)? else {
-        return Ok(ExitCode::from(125));
+    let run = NetnsRun {
+        agent_vm: &agent_vm,
+        project: &arguments.project,
+        launch: &arguments.launch,
+        directory: directory.path(),
+        host_env: None,
+        said: None,
     };
-    send_descriptor(&stream, tap)?;
-    let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
-    let view: GuestView =
-        serde_json::from_str(&line).context("agent-vm did not describe the guest")?;
-    let namespace = Namespace::make(&name, &view)?;
-    let status = run_command(&namespace, &view, directory.path(), &arguments.project)?;
+    let status = run.run(&mut |_| Ok(()))?;
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))
+}
+
+/// One command behind the gateway.
+pub(crate) struct NetnsRun<'a> {
+    /// The program that is the launcher half.
+    pub(crate) agent_vm: &'a Path,
+    /// Where both halves start.
+    pub(crate) project: &'a Path,
+    /// Flags of the launch, `--`, the command.
+    pub(crate) launch: &'a [String],
+    /// An empty directory: `home` and `tmp` become the command's, the rest is what it sees of the system.
+    pub(crate) directory: &'a Path,
+    /// The environment of the launcher half; ours when absent.
+    pub(crate) host_env: Option<&'a [(String, String)]>,
+    /// Where the command's output goes: the files `stdout` and `stderr` of this directory; to ours when absent.
+    pub(crate) said: Option<&'a Path>,
+}
+
+impl NetnsRun<'_> {
+    /// Runs it and gives its status. `watch` is called again and again with the name of the namespace while it runs;
+    /// its error ends the command.
+    ///
+    /// # Errors
+    /// When the namespace cannot be made, or `watch` says so.
+    pub(crate) fn run(&self, watch: &mut dyn FnMut(&str) -> Result<()>) -> Result<i32> {
+        let name = format!("avm{}", std::process::id());
+        let tap = ffi::open_tap(&name, ffi::Offload::Segments)?;
+        let socket = self.directory.join("link");
+        let listener = UnixListener::bind(&socket)?;
+        let mut link = self.link(&socket)?;
+        let Some(stream) = accept(&listener, &mut link)? else {
+            return Ok(125);
+        };
+        send_descriptor(&stream, tap)?;
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line)?;
+        let view: GuestView =
+            serde_json::from_str(&line).context("agent-vm did not describe the guest")?;
+        let namespace = Namespace::make(&name, &view)?;
+        let mut command = self.command(&namespace, &view)?;
+        let mut child = Command(command.spawn().context("cannot start the command")?);
+        loop {
+            if let Some(status) = child.0.try_wait()? {
+                return Ok(status.code().unwrap_or(1));
+            }
+            watch(&name)?;
+            std::thread::sleep(WATCH_PAUSE);
+        }
+    }
+
+    fn link(&self, socket: &Path) -> Result<Link> {
+        let mut command = shell::tool(self.agent_vm.to_str().context("path of agent-vm")?);
+        command.arg("__link").arg(socket).args(self.launch);
+        if let Some(variables) = self.host_env {
+            command.env_clear().envs(variables.iter().cloned());
+        }
+        if let Some(said) = self.said {
+            command.stderr(fs_err::File::create(said.join("launcher"))?.into_parts().0);
+        }
+        let command = command.current_dir(self.project).stdin(Stdio::null());
+        Ok(Link(command.spawn().context("cannot start agent-vm")?))
+    }
+
+    /// The command with a home, a resolver and the trust stores of the guest's.
+    fn command(&self, namespace: &Namespace, view: &GuestView) -> Result<std::process::Command> {
+        let home = self.directory.join("home");
+        for part in ["home", "tmp", "etc", "etc.work", "share", "share.work"] {
+            fs_err::create_dir_all(self.directory.join(part))?;
+        }
+        for file in &view.files {
+            let path = home.join(file.path.trim_start_matches("/root/"));
+            fs_err::create_dir_all(path.parent().context("a file has a directory")?)?;
+            fs_err::write(
+                &path,
+                base64::engine::general_purpose::STANDARD.decode(&file.content_base64)?,
+            )?;
+            fs_err::set_permissions(&path, std::fs::Permissions::from_mode(file.mode))?;
+        }
+        fs_err::write(self.directory.join("ca.pem"), &view.ca_pem)?;
+        fs_err::write(self.directory.join("resolv.conf"), resolver(view))?;
+        let mut command = shell::tool("ip");
+        command.args(["netns", "exec", &namespace.0, "unshare", "--mount"]);
+        command.args(["sh", "-c", SYSTEM]).arg(self.directory);
+        command.arg(std::env::current_exe()?).args(&view.argv);
+        command.current_dir(self.project).env_clear();
+        command.envs(view.env.iter().map(|(name, value)| (name, value)));
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        command.env("HOME", &home).env("PATH", search);
+        if let Some(said) = self.said {
+            command.stdin(Stdio::null());
+            command.stdout(fs_err::File::create(said.join("stdout"))?.into_parts().0);
+            command.stderr(fs_err::File::create(said.join("stderr"))?.into_parts().0);
+        }
+        Ok(command)
+    }
+}
+
+/// Makes the mount namespace a guest's system: `/etc` and the local certificates may be written without touching ours,
+/// and get the session's authority by what PID 1 of a guest does.
+const SYSTEM: &str = r#"set -e
+mount -t overlay -o "lowerdir=/etc,upperdir=$0/etc,workdir=$0/etc.work" overlay /etc
+mount -t overlay -o "lowerdir=/usr/local/share,upperdir=$0/share,workdir=$0/share.work" overlay /usr/local/share
+mount --bind "$0/resolv.conf" "$(readlink -f /etc/resolv.conf)"
+"$1" __guest-trust "$0/ca.pem"
+shift
+exec "$@"
+"#;
+
+/// How long between two looks at a running command.
+const WATCH_PAUSE: Duration = Duration::from_millis(20);
+
+/// The command; killed when dropped.
+struct Command(Child);
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            drop(self.0.kill());
+            drop(self.0.wait());
+        }
+    }
+}
+
+fn resolver(view: &GuestView) -> String {
+    let search = match &view.search[..] {
+        [] => String::new(),
+        domains => format!("search {}\n", domains.join(" ")),
+    };
+    let server = format!("nameserver {}\n", view.gateway_v4);
+    let options = format!("options edns0 trust-ad ndots:{}\n", view.ndots);
+    format!("{server}{search}{options}")
+}
+
+/// Installs an authority into the stores of this mount namespace, by the code of the guest.
+///
+/// # Errors
+/// When a store cannot be changed.
+pub(crate) fn install_trust(pem: &Path) -> Result<()> {
+    let tree = agent_vm_guest::tree::Tree::open("/")?;
+    let problems = agent_vm_guest::trust::install(&tree, &fs_err::read(pem)?);
+    anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
+    Ok(())
 }
 
 /// The launcher half; ends when its connection is closed, else it is killed when dropped.
@@ -175,66 +302,4 @@ impl Drop for Namespace {
             shell::tool("ip").args(["netns", "del", &self.0]),
         ));
     }
-}
-
-/// Runs the command with a home, a resolver and a trust store of the guest's; gives its exit code.
-fn run_command(
-    namespace: &Namespace,
-    view: &GuestView,
-    directory: &Path,
-    project: &Path,
-) -> Result<i32> {
-    let home = directory.join("home");
-    for file in &view.files {
-        let path = home.join(file.path.trim_start_matches("/root/"));
-        fs_err::create_dir_all(path.parent().context("a file has a directory")?)?;
-        fs_err::write(
-            &path,
-            base64::engine::general_purpose::STANDARD.decode(&file.content_base64)?,
-        )?;
-        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(file.mode))?;
-    }
-    fs_err::create_dir_all(&home)?;
-    let bundle = directory.join("bundle.pem");
-    let system = fs_err::read_to_string("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
-    fs_err::write(&bundle, format!("{system}\n{}", view.ca_pem))?;
-    fs_err::write(directory.join("ca.pem"), &view.ca_pem)?;
-    let search = match &view.search[..] {
-        [] => String::new(),
-        domains => format!("search {}\n", domains.join(" ")),
-    };
-    let server = format!("nameserver {}\n", view.gateway_v4);
-    let options = format!("options edns0 trust-ad ndots:{}\n", view.ndots);
-    fs_err::write(
-        directory.join("resolv.conf"),
-        format!("{server}{search}{options}"),
-    )?;
-    let script = "mount --bind \"$0/bundle.pem\" /etc/ssl/certs/ca-certificates.crt && \
-        mount --bind \"$0/resolv.conf\" \"$(readlink -f /etc/resolv.conf)\" && exec \"$@\"";
-    let mut command = shell::tool("ip");
-    command.args([
-        "netns",
-        "exec",
-        &namespace.0,
-        "unshare",
-        "--mount",
-        "sh",
-        "-c",
-        script,
-    ]);
-    command
-        .arg(directory)
-        .args(&view.argv)
-        .current_dir(project)
-        .env_clear();
-    command.envs(view.env.iter().map(|(name, value)| (name, value)));
-    command
-        .env("HOME", &home)
-        .env("NODE_EXTRA_CA_CERTS", directory.join("ca.pem"));
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    let status = command
-        .env("PATH", search)
-        .status()
-        .context("cannot start the command")?;
-    Ok(status.code().unwrap_or(1))
 }

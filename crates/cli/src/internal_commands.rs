@@ -37,7 +37,7 @@ fn kvm_probe() -> ExitCode {
     code
 }
 
-/// `__link SOCKET OPTIONS -- CMD`: the options are those of `run`.
+/// `__link SOCKET OPTIONS -- CMD`: the options are those of `shell`, so `--agent` names whom it is set up for.
 fn serve_link(arguments: &[OsString]) -> ExitCode {
     let context = Context {
         env: EnvVars::read(),
@@ -47,14 +47,14 @@ fn serve_link(arguments: &[OsString]) -> ExitCode {
     let Some((socket, rest)) = arguments.split_first() else {
         return fail(&UsageError::NoProgram.into(), ui);
     };
-    let mut typed: Vec<OsString> = vec!["agent-vm".into(), "run".into()];
+    let mut typed: Vec<OsString> = vec!["agent-vm".into(), "shell".into()];
     typed.extend_from_slice(rest);
-    let launch = match args::parse(&typed).map(|cli| cli.command) {
-        Ok(Command::Run(launch)) => launch,
+    let shell = match args::parse(&typed).map(|cli| cli.command) {
+        Ok(Command::Shell(shell)) => shell,
         Ok(_) => return fail(&UsageError::NoProgram.into(), ui),
         Err(error) => return usage(&error, ui),
     };
-    match link::run(&context, Path::new(socket), &launch) {
+    match link::run(&context, Path::new(socket), &shell) {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error, ui),
     }

@@ -20,6 +20,19 @@ use crate::request::{LaunchRequest, Mount, ShareAccess, ShareKind as MountKind};
 pub(crate) const GUEST_HOME: &str = "/root";
 /// Where the guest finds the session's authority, for programs that want a file of their own.
 const GUEST_CA_PATH: &str = "/usr/local/share/ca-certificates/agent-vm.crt";
+/// The image's authorities and the session's in one file: PID 1 sees to it that there is one.
+const GUEST_BUNDLE_PATH: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Variables for programs that know neither the system's store nor the session's authority; never `SSL_CERT_FILE` or
+/// `SSL_CERT_DIR`, which replace the store of programs that do.
+pub(crate) const AUTHORITY_VARIABLES: [(&str, &str); 4] = [
+    // Node adds this file to the authorities it brings along.
+    ("NODE_EXTRA_CA_CERTS", GUEST_CA_PATH),
+    // Python's requests, and pip with it, would know only those of the package certifi.
+    ("REQUESTS_CA_BUNDLE", GUEST_BUNDLE_PATH),
+    // Amazon's programs and libraries bring their own along, gRPC too.
+    ("AWS_CA_BUNDLE", GUEST_BUNDLE_PATH),
+    ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", GUEST_BUNDLE_PATH),
+];
 /// Limit of open files in the guest.
 const GUEST_OPEN_FILES: u64 = 1 << 20;
 /// The search path where the image names none (Debian's default).
@@ -145,7 +158,8 @@ pub(crate) fn environment(
 ) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut variables: BTreeMap<&str, &str> = BTreeMap::from([("PATH", DEFAULT_PATH)]);
     variables.extend(image_env.iter().filter_map(|entry| entry.split_once('=')));
-    variables.extend([("HOME", GUEST_HOME), ("NODE_EXTRA_CA_CERTS", GUEST_CA_PATH)]);
+    variables.insert("HOME", GUEST_HOME);
+    variables.extend(AUTHORITY_VARIABLES);
     let given = request
         .credentials
         .guest_env

@@ -10,5 +10,6 @@ pub mod canary;
 pub mod fuzz_corpus;
 pub mod image_tree;
 pub mod layered_image;
+pub mod providers;
 pub mod registry;
 pub mod upstream;

@@ -128,17 +128,17 @@ pub fn read_log(path: &Path) -> Result<Vec<Value>> {
 
 /// Appends requests to a file, one whole line per write.
 #[derive(Debug, Clone)]
-struct RequestLog(Arc<Mutex<fs_err::File>>);
+pub(crate) struct RequestLog(Arc<Mutex<fs_err::File>>);
 
 impl RequestLog {
-    fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut options = fs_err::OpenOptions::new();
         Ok(Self(Arc::new(Mutex::new(
             options.create(true).append(true).open(path)?,
         ))))
     }
 
-    fn append(&self, entry: &Value) {
+    pub(crate) fn append(&self, entry: &Value) {
         let line = format!("{entry}\n");
         let mut file = self.0.lock().expect("no holder of the log panics");
         file.write_all(line.as_bytes())
@@ -276,7 +276,7 @@ fn answer_for(path: &str, sni: &str) -> Response<Full<Bytes>> {
 }
 
 /// A fresh authority and an acceptor whose certificate names `names`.
-fn server_tls(names: &[String]) -> Result<(String, TlsAcceptor)> {
+pub(crate) fn server_tls(names: &[String]) -> Result<(String, TlsAcceptor)> {
     let ca_key = KeyPair::generate()?;
     let mut ca_params = CertificateParams::default();
     ca_params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

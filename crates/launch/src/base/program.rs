@@ -8,6 +8,7 @@ use agent_vm_credentials::GuestFile;
 use agent_vm_protocol::{Boot, BootFile, GuestPath, Upper};
 
 use super::Recipe;
+use crate::guest_view::AUTHORITY_VARIABLES;
 use crate::request::Program;
 
 /// Directory of the guest's memory for what belongs to the session.
@@ -20,11 +21,12 @@ const BUNDLE: &str = "/run/agent-vm/ca-bundle.pem";
 const BUNDLE_VARIABLES: &[&str] = &[
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
-    "REQUESTS_CA_BUNDLE",
     "PIP_CERT",
     "GIT_SSL_CAINFO",
     "CARGO_HTTP_CAINFO",
 ];
+
+const NODE: &str = "NODE_EXTRA_CA_CERTS";
 
 /// Makes the bundle where there is a credential, so that intercepted hosts are trusted.
 const PRELUDE: &str = r#"
@@ -144,14 +146,21 @@ fn shell(script: &str) -> Vec<OsString> {
 }
 
 fn variables(authority: Authority) -> Vec<(String, String)> {
-    let node = "NODE_EXTRA_CA_CERTS".to_owned();
+    let every_guest = AUTHORITY_VARIABLES.iter().map(|(name, _)| *name);
     match authority {
-        // Every guest has this variable; here the file it names is not there.
-        Authority::Absent => vec![(node, String::new())],
+        // Every guest has these variables; here the files they name are not there.
+        Authority::Absent => every_guest
+            .map(|name| (name.to_owned(), String::new()))
+            .collect(),
         Authority::Trusted => {
-            let bundle = BUNDLE_VARIABLES.iter();
-            let bundle = bundle.map(|name| ((*name).to_owned(), BUNDLE.to_owned()));
-            bundle.chain([(node, AUTHORITY.to_owned())]).collect()
+            let names = every_guest.chain(BUNDLE_VARIABLES.iter().copied());
+            names
+                .map(|name| {
+                    // Node adds the file to what it has.
+                    let file = if name == NODE { AUTHORITY } else { BUNDLE };
+                    (name.to_owned(), file.to_owned())
+                })
+                .collect()
         }
     }
 }
@@ -253,6 +262,7 @@ mod tests {
                 .all(|file| file.path.starts_with("/run/"))
         );
         let in_memory = program.env.iter().filter(|(_, value)| value == BUNDLE);
-        assert_eq!(in_memory.count(), BUNDLE_VARIABLES.len());
+        let all = BUNDLE_VARIABLES.len() + AUTHORITY_VARIABLES.len();
+        assert_eq!(in_memory.count(), all - 1, "all but Node's");
     }
 }
