@@ -34,6 +34,7 @@ echo "The fake upstream greets you.""#;
             token.access
         );
         Case {
+            options: vec!["--github".to_owned()],
             host_files: vec![(".config/gh/hosts.yml", hosts)],
             logins: vec![token],
             ..case(name, shows, program, script)
