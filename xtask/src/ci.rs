@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::boot::BootArguments;
 use crate::tee::Tee;
 use crate::totals::Totals;
-use crate::{boot, setup, shell, tidy, workspace};
+use crate::{boot, clients, setup, shell, tidy, workspace};
 
 /// One phase: its name and what it does; tests give their totals.
 type Phase = (&'static str, fn() -> Result<Totals>);
@@ -35,6 +35,7 @@ const PHASES: &[Phase] = &[
         let arguments = ["doc", "--quiet", "--locked", "--workspace", "--no-deps"];
         cargo(&arguments, &[("RUSTDOCFLAGS", "-Dwarnings")]).map(none)
     }),
+    ("clients", clients::light),
     ("boot", || boot::cases(&BootArguments::default())),
 ];
 

@@ -83,6 +83,22 @@ pub(crate) fn run(arguments: &ClientsArguments) -> Result<ExitCode> {
     })
 }
 
+/// Those cases that `ci` runs.
+///
+/// # Errors
+/// When a case failed or nothing can be run.
+pub(crate) fn light() -> Result<Totals> {
+    let cases: Vec<Case> = table::cases().into_iter().filter(Case::is_light).collect();
+    let agent_vm = build::agent_vm()?;
+    let totals = each(&cases, &agent_vm, |agent_vm, case| {
+        run::one(case, agent_vm, false)
+    });
+    if totals.failed > 0 {
+        return Err(crate::ci::TestsFailed(totals).into());
+    }
+    Ok(totals)
+}
+
 /// Runs the cases one after the other and says what became of each.
 fn each<With>(
     cases: &[Case],
