@@ -298,6 +298,17 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        // What the command left running would keep the namespace, and the cache of a run, in use.
+        let left = shell::output(shell::tool("ip").args(["netns", "pids", &self.0]));
+        let left = left.unwrap_or_default();
+        for pid in left.lines().filter_map(|line| line.trim().parse().ok()) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                drop(rustix::process::kill_process(
+                    pid,
+                    rustix::process::Signal::KILL,
+                ));
+            }
+        }
         drop(shell::run(
             shell::tool("ip").args(["netns", "del", &self.0]),
         ));
