@@ -303,10 +303,7 @@ impl Drop for Namespace {
         let left = left.unwrap_or_default();
         for pid in left.lines().filter_map(|line| line.trim().parse().ok()) {
             if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                drop(rustix::process::kill_process(
-                    pid,
-                    rustix::process::Signal::KILL,
-                ));
+                let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
         drop(shell::run(
