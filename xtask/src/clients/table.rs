@@ -259,6 +259,11 @@ const OPENCODE_LOGIN: &str = ".local/share/opencode/auth.json";
 fn opencode() -> Vec<Case> {
     let plain = |name, shows, script, logins: Vec<Login>, file: Value| Case {
         agent: Some("opencode"),
+        // The catalogue of models has no login; with a secret its host is intercepted, so that the client trusts the fake.
+        options: ["--secret", "CATALOGUE@models.opencode.ai"]
+            .map(str::to_owned)
+            .into(),
+        host_env: vec![("CATALOGUE", "not-used-by-anybody".to_owned())],
         host_files: vec![(OPENCODE_LOGIN, file.to_string())],
         logins,
         ..case(name, shows, Program::Npm(&OPENCODE), script)

@@ -77,7 +77,4 @@ mod tests {
         let long = b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
         assert_eq!(hex(&sha1(long)), "84983e441c3bd26ebaae4aa1f95129e5e54670f1");
     }
-
-    /// `openssl x509 -subject_hash` says cd22324f for this certificate.
-    const PEM: &[u8] = include_bytes!("test_ca.pem");
 }

@@ -129,6 +129,9 @@ fn wrap(tag: u8, content: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
+    /// `openssl x509 -subject_hash` says cd22324f for this certificate.
+    const PEM: &[u8] = include_bytes!("test_ca.pem");
+
     #[test]
     fn the_hash_is_what_openssl_computes() {
         assert_eq!(of_pem(PEM), Some(0xcd22_324f));

@@ -17,8 +17,9 @@ pub(crate) fn api(world: &World, ask: &Ask) -> Reply {
     let wrapped = ask.host.starts_with("cloudcode-pa.");
     let method = ask.path.rsplit(':').next().unwrap_or_default();
     let tier = json!({"id": "standard-tier", "name": "Standard", "isDefault": true});
+    let text = text(world, &ask.document());
     let generated = || {
-        let candidate = json!({"content": {"role": "model", "parts": [{"text": world.behaviour.answer}]},
+        let candidate = json!({"content": {"role": "model", "parts": [{"text": text}]},
             "finishReason": "STOP", "index": 0});
         let usage =
             json!({"promptTokenCount": 11, "candidatesTokenCount": 7, "totalTokenCount": 18});
@@ -39,6 +40,17 @@ pub(crate) fn api(world: &World, ask: &Ask) -> Reply {
         "countTokens" => reply::ok(&json!({"totalTokens": 11})),
         _ => reply::not_found(),
     }
+}
+
+/// The fixed text; where the client asks for a document, the one by which it chooses a model.
+fn text(world: &World, prompt: &Value) -> String {
+    let request = prompt.get("request").unwrap_or(prompt);
+    if request["generationConfig"]["responseMimeType"] == "application/json" {
+        return json!({"complexity_reasoning": "a greeting", "complexity_score": 1,
+            "reasoning": "a greeting", "model_choice": "flash"})
+        .to_string();
+    }
+    world.behaviour.answer.clone()
 }
 
 /// Answers for oauth2.googleapis.com and www.googleapis.com.
