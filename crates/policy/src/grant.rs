@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::address::{AddressClass, classify};
 use crate::host::HostPattern;
+use crate::rule::RuleName;
 
 /// The name that stands for the services on the host's loopback. It means something only with `--allow-host`, and is
 /// never asked of a name server.
@@ -25,6 +26,8 @@ pub enum Preset {
     Public,
     /// Public addresses, but only of hosts that are listed or have a credential; no other name exists.
     Allowlist,
+    /// As with a list, but the person is asked about hosts that are not on it.
+    Ask,
     /// Nothing, and no name exists.
     Offline,
 }
@@ -34,6 +37,7 @@ impl fmt::Display for Preset {
         f.write_str(match self {
             Self::Public => "public",
             Self::Allowlist => "allowlist",
+            Self::Ask => "ask",
             Self::Offline => "offline",
         })
     }
@@ -41,14 +45,14 @@ impl fmt::Display for Preset {
 
 /// The text names no preset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a policy is `public`, `allowlist` or `offline`")]
+#[error("a policy is `public`, `allowlist`, `ask` or `offline`")]
 pub struct PresetError;
 
 impl FromStr for Preset {
     type Err = PresetError;
 
     fn from_str(text: &str) -> Result<Self, PresetError> {
-        let all = [Self::Public, Self::Allowlist, Self::Offline];
+        let all = [Self::Public, Self::Allowlist, Self::Ask, Self::Offline];
         let found = all.into_iter().find(|preset| preset.to_string() == text);
         found.ok_or(PresetError)
     }
@@ -59,8 +63,10 @@ impl FromStr for Preset {
 pub struct Scope {
     /// What it begins with.
     pub preset: Preset,
-    /// Hosts that [`Preset::Allowlist`] lists.
+    /// Hosts that [`Preset::Allowlist`] and [`Preset::Ask`] list.
     pub domains: Vec<HostPattern>,
+    /// Hosts of the built-in list, which count as listed too.
+    pub builtin: Vec<HostPattern>,
 }
 
 /// An address or network, at one port or all, that may be reached although it is not public (`--allow-egress`).
@@ -246,7 +252,7 @@ fn never(class: AddressClass) -> &'static str {
     }
 }
 
-/// What let a flow pass.
+/// What let a flow pass, or denied it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
     /// The preset: a public address.
@@ -255,6 +261,12 @@ pub enum Rule {
     Domain(HostPattern),
     /// A host that has a credential.
     CredentialHost(HostPattern),
+    /// A host of the built-in list.
+    Builtin(HostPattern),
+    /// A rule about hosts.
+    Listed(RuleName),
+    /// What the person said about these hosts while the VM ran.
+    Asked(HostPattern),
     /// A granted address.
     Egress(EgressRule),
     /// The user's own network.
@@ -271,6 +283,9 @@ impl fmt::Display for Rule {
             Self::Public => f.write_str("public"),
             Self::Domain(pattern) => write!(f, "allow-domain {pattern}"),
             Self::CredentialHost(pattern) => write!(f, "credential {pattern}"),
+            Self::Builtin(pattern) => write!(f, "builtin {pattern}"),
+            Self::Listed(name) => write!(f, "{name}"),
+            Self::Asked(pattern) => write!(f, "asked {pattern}"),
             Self::Egress(rule) => write!(f, "allow-egress {rule}"),
             Self::Lan => f.write_str("allow-lan"),
             Self::Host => f.write_str("allow-host"),
@@ -363,7 +378,12 @@ mod tests {
 
     #[test]
     fn presets_are_read_as_they_are_written() {
-        for preset in [Preset::Public, Preset::Allowlist, Preset::Offline] {
+        for preset in [
+            Preset::Public,
+            Preset::Allowlist,
+            Preset::Ask,
+            Preset::Offline,
+        ] {
             assert_eq!(preset.to_string().parse(), Ok(preset));
         }
         assert_eq!("none".parse::<Preset>(), Err(PresetError));

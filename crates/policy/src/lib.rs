@@ -9,16 +9,23 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod answer;
 mod grant;
 mod host;
+mod path;
 mod reason;
+mod request;
+mod rule;
 mod verdict;
 
 pub use address::{AddressClass, canonical, classify};
+pub use answer::{Answer, MAX_ANSWERS};
 pub use grant::{EgressRule, EgressRuleError, HOST_SERVICE_NAME, Preset, PresetError, Rule, Scope};
 pub use host::{HostName, HostNameError, HostPattern, MAX_LABEL_BYTES, MAX_NAME_BYTES};
+pub use path::{MAX_PATTERN_BYTES, NormalPath, PathPattern, PathPatternError, PathUnclear};
 pub use reason::DenyReason;
-pub use verdict::{
-    ConnectFacts, ConnectVerdict, FlowPattern, ForeignCredential, Owner, PlaceholderUse, Policy,
-    RequestFacts, RequestVerdict, Resolution, Transport,
+pub use request::{
+    ForeignCredential, PlaceholderUse, RequestFacts, RequestVerdict, Transport,
 };
+pub use rule::{Action, ActionError, HostRule, MAX_METHOD_BYTES, Method, MethodError, RuleName};
+pub use verdict::{ConnectFacts, ConnectVerdict, FlowPattern, Owner, Policy, Resolution};

@@ -18,6 +18,14 @@ pub enum DenyReason {
     Rule,
     /// Only listed hosts may be reached, and this is none.
     NotListed,
+    /// The person has not said that this may be reached.
+    Unanswered,
+    /// The person said that this may not be reached.
+    AnsweredNo,
+    /// Rules are about paths of this host, and servers may disagree about what this one names.
+    PathUnclear,
+    /// Rules judge the requests to this host, and this is no HTTP.
+    NotHttp,
     /// Nothing of the network may be reached.
     Offline,
     /// A protocol other than TCP, DNS to our server and echo requests to the gateway.
@@ -69,6 +77,10 @@ impl DenyReason {
             Self::HostAddress => "address-of-host",
             Self::Rule => "rule",
             Self::NotListed => "not-listed",
+            Self::Unanswered => "unanswered",
+            Self::AnsweredNo => "answered-no",
+            Self::PathUnclear => "path-unclear",
+            Self::NotHttp => "not-http",
             Self::Offline => "offline",
             Self::Protocol => "protocol",
             Self::ForeignDnsServer => "foreign-dns-server",
@@ -121,6 +133,16 @@ impl fmt::Display for DenyReason {
             Self::HostAddress => "the address belongs to the host machine",
             Self::Rule => "a rule denies this destination",
             Self::NotListed => "the host is not on the list of allowed hosts",
+            Self::Unanswered => {
+                "the host's user was asked whether this may be reached and did not say yes"
+            }
+            Self::AnsweredNo => "the host's user said that this may not be reached",
+            Self::PathUnclear => {
+                "rules judge paths of this host, and this one can be read in more than one way"
+            }
+            Self::NotHttp => {
+                "rules judge the requests to this host, so only HTTP may be spoken to it"
+            }
             Self::Offline => "this VM is offline",
             Self::Protocol => "this protocol may not leave the VM",
             Self::ForeignDnsServer => "only the VM's own DNS server may be asked",
@@ -183,6 +205,10 @@ mod tests {
             DenyReason::HostAddress,
             DenyReason::Rule,
             DenyReason::NotListed,
+            DenyReason::Unanswered,
+            DenyReason::AnsweredNo,
+            DenyReason::PathUnclear,
+            DenyReason::NotHttp,
             DenyReason::Offline,
             DenyReason::Protocol,
             DenyReason::ForeignDnsServer,

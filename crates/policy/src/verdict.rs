@@ -1,9 +1,10 @@
-//! The policy and its decisions about names, connections, ClientHellos and requests.
+//! The policy and its decisions about names, connections and ClientHellos.
 //!
-//! What is said about a connection, in this order: metadata services and deny rules, which nothing undoes; what the user
+//! What is said about a connection, in this order: metadata services and denials, which nothing undoes; what the user
 //! granted by address (`--allow-egress`, `--allow-lan`) or as a service of the host; the class of the address; then what
-//! the preset, and each further scope that narrows it, says about the name. The order in which rules were given never
-//! matters. A credential's hosts are intercepted, all others are passed on untouched.
+//! the preset, and each further scope that narrows it, says about the name. Only the rules about hosts have an order
+//! ([`crate::rule`]). Hosts with a credential or with rules about requests are intercepted, all others are passed on
+//! untouched. An address may stand for several names: a connection may pass when one of them may, and is then held to it.
 
 use std::net::IpAddr;
 
@@ -11,9 +12,15 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::address::{AddressClass, canonical, classify};
-use crate::grant::{EgressRule, HOST_SERVICE_NAME, Preset, Rule, Scope, can_be_granted};
+use crate::answer::{Answer, Answers};
+use crate::grant::{EgressRule, HOST_SERVICE_NAME, Rule, Scope};
 use crate::host::{HostName, HostPattern};
 use crate::reason::DenyReason;
+use crate::rule::{FlowWord, HostRule, RuleList};
+
+use self::judge::{Basis, Denied};
+
+mod judge;
 
 /// What a VM may reach. Built once per launch; the same value is shown by `explain` and enforced.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -27,6 +34,9 @@ pub struct Policy {
     lan: Grant,
     host: Grant,
     foreign_credentials: Grant,
+    rules: RuleList,
+    /// What the person said while the VM runs.
+    answers: Answers,
 }
 
 /// Whether something is granted that is denied by default.
@@ -97,65 +107,6 @@ pub enum ConnectVerdict {
     Intercept,
 }
 
-/// What carries a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// TLS, with the upstream's certificate verified.
-    Tls,
-    /// Nothing that protects it.
-    Plain,
-}
-
-/// The worst place in which a request head carries a placeholder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PlaceholderUse {
-    /// No placeholder at all.
-    None,
-    /// Only in the header that the credential names, at a host it is bound to.
-    InItsHeader,
-    /// One that is bound to other hosts.
-    OtherHost,
-    /// In another header, the path or the query, in any encoding.
-    Elsewhere,
-}
-
-/// Whether a request carries a login of its own to a host that a credential is bound to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ForeignCredential {
-    /// No login, or only the placeholder of the host's own.
-    Absent,
-    /// Another key, token or session.
-    Present,
-}
-
-/// What is known of a request when it is judged: the head, nothing of the body.
-#[derive(Debug, Clone, Copy)]
-pub struct RequestFacts<'a> {
-    /// The host the connection is for: the TLS server name, or the resolved name of a plain connection.
-    pub host: &'a HostName,
-    /// The host that the request names (`:authority` or `Host`); `None` when it is missing or no host name.
-    pub authority: Option<&'a HostName>,
-    /// What carries the request.
-    pub transport: Transport,
-    /// Method, as sent.
-    pub method: &'a str,
-    /// Path and query, as sent.
-    pub target: &'a str,
-    /// Where placeholders are.
-    pub placeholders: PlaceholderUse,
-    /// Whether somebody else's credential is in it.
-    pub foreign: ForeignCredential,
-}
-
-/// Whether a request may pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestVerdict {
-    /// Not at all.
-    Deny(DenyReason),
-    /// With its credential, when it carries the placeholder of one.
-    Allow,
-}
-
 impl Policy {
     /// The default: the public Internet and nothing else (FEATURES D2).
     #[must_use]
@@ -220,6 +171,21 @@ impl Policy {
         self
     }
 
+    /// The same with rules about hosts, behind those it has.
+    #[must_use]
+    pub fn with_rules(mut self, rules: Vec<HostRule>) -> Self {
+        self.rules.extend(rules);
+        self
+    }
+
+    /// The same with what the person said about hosts. A later answer stands before earlier ones; none undoes a denial of
+    /// the rules.
+    #[must_use]
+    pub fn answered(mut self, hosts: HostPattern, answer: Answer) -> Self {
+        self.answers.add(hosts, answer);
+        self
+    }
+
     /// The same with one more pattern of hosts whose TLS is intercepted.
     #[must_use]
     pub fn intercept(mut self, hosts: HostPattern) -> Self {
@@ -229,16 +195,43 @@ impl Policy {
         self
     }
 
-    /// Whether requests to `host` are judged one by one.
+    /// Whether requests to `host` are judged one by one, at some port at least.
     #[must_use]
     pub fn intercepts(&self, host: &HostName) -> bool {
-        self.intercept.iter().any(|pattern| pattern.matches(host))
+        self.intercepted().any(|pattern| pattern.matches(host))
     }
 
-    /// Whether no host at all is intercepted.
+    /// The hosts whose requests are judged one by one.
+    pub fn intercepted(&self) -> impl Iterator<Item = &HostPattern> {
+        self.intercept.iter().chain(self.rules.intercepted())
+    }
+
+    /// Whether a connection may be passed on whoever it turns out to be for, once it was allowed for its address.
     #[must_use]
     pub fn intercepts_nothing(&self) -> bool {
-        self.intercept.is_empty()
+        self.intercept.is_empty() && self.rules.is_empty() && self.answers.is_empty()
+    }
+
+    /// Whether nothing but TLS and HTTP may be spoken over a connection, because what is said about one of its names needs
+    /// to know which is meant, or which request is made.
+    #[must_use]
+    pub fn wants_http(&self, facts: &ConnectFacts<'_>) -> bool {
+        let judged = |name| matches!(self.rules.flow(name, facts.port), FlowWord::Requests(_));
+        let denied = |name| self.word(name, Some(facts.port)).is_err();
+        facts.names.iter().any(|name| judged(name) || denied(name))
+    }
+
+    /// Whether a login of the guest's own may not reach a host that has a credential.
+    pub(crate) fn refuses_foreign(&self) -> bool {
+        self.foreign_credentials == Grant::Denied
+    }
+
+    pub(crate) fn rules(&self) -> &RuleList {
+        &self.rules
+    }
+
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// Whether `name` exists for the guest; what does not is never asked of a name server.
@@ -250,13 +243,22 @@ impl Policy {
         if self.deny.iter().any(denied) {
             return Err(DenyReason::Rule);
         }
+        let word = self.word(name, None).map_err(|denied| denied.reason)?;
         if name.as_str() == HOST_SERVICE_NAME {
             return match self.host {
                 Grant::Granted => Ok(()),
                 Grant::Denied => Err(DenyReason::HostAddress),
             };
         }
-        self.within_scopes(std::slice::from_ref(name)).map(drop)
+        match self.within_scopes(Some((name, &word))) {
+            // It exists: whoever connects to it waits for the answer.
+            Err(Denied {
+                reason: DenyReason::Unanswered,
+                ..
+            })
+            | Ok(_) => Ok(()),
+            Err(denied) => Err(denied.reason),
+        }
     }
 
     /// Whether names that are no [`HostName`] may be asked about.
@@ -264,7 +266,8 @@ impl Policy {
     /// # Errors
     /// Why not: they cannot be listed.
     pub fn decide_odd_name(&self) -> Result<(), DenyReason> {
-        self.within_scopes(&[]).map(drop)
+        let decided = self.within_scopes(None);
+        decided.map(drop).map_err(|denied| denied.reason)
     }
 
     /// Whether the guest may be told `address` as that of a name: no connection to what it may not be told is allowed.
@@ -280,12 +283,17 @@ impl Policy {
     }
 
     /// Judges a new connection. [`ConnectVerdict::Intercept`] when any of the names is intercepted: the ClientHello
-    /// then says which it is.
+    /// then says which it is. Denied as [`DenyReason::Unanswered`] it would be allowed if the person said so.
     #[must_use]
     pub fn decide_connect(&self, facts: &ConnectFacts<'_>) -> ConnectVerdict {
         match self.judge(facts) {
-            Err(reason) => ConnectVerdict::Deny(reason),
-            Ok(_) if facts.names.iter().any(|name| self.intercepts(name)) => {
+            Err(denied) => ConnectVerdict::Deny(denied.reason),
+            Ok(_)
+                if facts
+                    .names
+                    .iter()
+                    .any(|name| self.looks_into(name, facts.port)) =>
+            {
                 ConnectVerdict::Intercept
             }
             Ok((Basis::Name, _)) => ConnectVerdict::Inspect,
@@ -293,95 +301,30 @@ impl Policy {
         }
     }
 
-    /// What lets a connection pass; `None` when it is denied.
+    /// What lets a connection pass, or the rule or answer that denies it.
     #[must_use]
     pub fn rule(&self, facts: &ConnectFacts<'_>) -> Option<Rule> {
-        self.judge(facts).ok().map(|(_, rule)| rule)
-    }
-
-    fn judge(&self, facts: &ConnectFacts<'_>) -> Result<(Basis, Rule), DenyReason> {
-        let class = classify(facts.address);
-        if class == AddressClass::Metadata {
-            return Err(DenyReason::Address(class));
-        }
-        if self.deny.iter().any(|pattern| pattern.covers(facts)) {
-            return Err(DenyReason::Rule);
-        }
-        if facts.resolution == Resolution::HostService {
-            return match self.host {
-                Grant::Granted => Ok((Basis::Address, Rule::Host)),
-                Grant::Denied => Err(DenyReason::HostAddress),
-            };
-        }
-        if let Some(rule) = self.granted(facts.address, Some(facts.port), facts.owner) {
-            return Ok((Basis::Address, rule));
-        }
-        if facts.resolution == Resolution::Public {
-            if facts.owner == Owner::Host {
-                return Err(DenyReason::HostAddress);
-            }
-            if class != AddressClass::Global {
-                return Err(DenyReason::Address(class));
-            }
-        }
-        let (basis, rule) = self.within_scopes(facts.names)?;
-        match facts.resolution {
-            Resolution::Overridden => Ok((basis, Rule::Resolve)),
-            Resolution::Public | Resolution::HostService => Ok((basis, rule)),
+        match self.judge(facts) {
+            Ok((_, rule)) => Some(rule),
+            Err(denied) => denied.rule,
         }
     }
 
-    /// The grant by address that covers a destination; at any port when that is not known.
-    fn granted(&self, address: IpAddr, port: Option<u16>, owner: Owner) -> Option<Rule> {
-        let (address, class) = (canonical(address), classify(address));
-        let covers = |rule: &&EgressRule| {
-            let whose = owner == Owner::Other || rule.is_single();
-            whose && can_be_granted(class) && rule.covers(address, port)
-        };
-        if let Some(rule) = self.egress.iter().find(covers) {
-            return Some(Rule::Egress(*rule));
-        }
-        let lan = self.lan == Grant::Granted && owner == Owner::Other && is_lan(address, class);
-        lan.then_some(Rule::Lan)
-    }
-
-    /// Whether every scope lets a flow with these names pass.
-    fn within_scopes(&self, names: &[HostName]) -> Result<(Basis, Rule), DenyReason> {
-        let scopes = || std::iter::once(&self.scope).chain(&self.narrowed);
-        if scopes().any(|scope| scope.preset == Preset::Offline) {
-            return Err(DenyReason::Offline);
-        }
-        let mut lists = scopes().filter(|scope| scope.preset == Preset::Allowlist);
-        let Some(first) = lists.next() else {
-            return Ok((Basis::Address, Rule::Public));
-        };
-        let lists: Vec<&Scope> = std::iter::once(first).chain(lists).collect();
-        let listed = |name: &HostName| {
-            let in_each = lists.iter().map(|scope| self.lists(scope, name));
-            in_each.reduce(Option::and).flatten()
-        };
-        let rule = names.iter().find_map(listed);
-        rule.map_or(Err(DenyReason::NotListed), |rule| Ok((Basis::Name, rule)))
-    }
-
-    /// What puts `name` on the list of `scope`.
-    fn lists(&self, scope: &Scope, name: &HostName) -> Option<Rule> {
-        let find = |patterns: &[HostPattern]| {
-            let found = patterns.iter().find(|pattern| pattern.matches(name));
-            found.cloned()
-        };
-        let listed = find(&scope.domains).map(Rule::Domain);
-        listed.or_else(|| find(&self.intercept).map(Rule::CredentialHost))
+    /// Whether a connection to `host` at `port` is intercepted.
+    fn looks_into(&self, host: &HostName, port: u16) -> bool {
+        let credential = self.intercept.iter().any(|pattern| pattern.matches(host));
+        credential || matches!(self.rules.flow(host, port), FlowWord::Requests(_))
     }
 
     /// Judges a TLS connection once its ClientHello has been read; `connected` is what was decided about its connection.
     /// At an address of an intercepted host, or of a listed one, the server name must be one that our DNS answered with
-    /// this address; an intercepted name is accepted nowhere else.
+    /// this address; an intercepted name is accepted nowhere else. The connection is then judged as one for that name
+    /// alone.
     #[must_use]
     pub fn decide_hello(
         &self,
         connected: ConnectVerdict,
-        names: &[HostName],
+        facts: &ConnectFacts<'_>,
         server_name: Option<&HostName>,
     ) -> ConnectVerdict {
         let guarded = match connected {
@@ -396,63 +339,25 @@ impl Policy {
                 ConnectVerdict::Tunnel
             };
         };
-        let intercepted = self.intercepts(server_name);
-        if (guarded || intercepted) && !names.contains(server_name) {
+        if facts.names.contains(server_name) {
+            let names = std::slice::from_ref(server_name);
+            return match self.decide_connect(&ConnectFacts { names, ..*facts }) {
+                ConnectVerdict::Inspect => ConnectVerdict::Tunnel,
+                verdict => verdict,
+            };
+        }
+        if guarded || self.intercepts(server_name) {
             return ConnectVerdict::Deny(match self.decide_name(server_name) {
                 Err(DenyReason::NotListed) => DenyReason::NotListed,
                 Ok(()) | Err(_) => DenyReason::ServerNameMismatch,
             });
         }
-        if intercepted {
-            ConnectVerdict::Intercept
-        } else {
-            ConnectVerdict::Tunnel
+        match self.word(server_name, Some(facts.port)) {
+            Err(denied) => ConnectVerdict::Deny(denied.reason),
+            Ok(word) if word.unanswered => ConnectVerdict::Deny(DenyReason::ServerNameMismatch),
+            Ok(_) => ConnectVerdict::Tunnel,
         }
     }
-
-    /// Judges one request of an intercepted connection.
-    #[must_use]
-    pub fn decide_request(&self, facts: &RequestFacts<'_>) -> RequestVerdict {
-        if facts.method == "CONNECT" {
-            return RequestVerdict::Deny(DenyReason::ConnectMethod);
-        }
-        if facts.authority != Some(facts.host) {
-            return RequestVerdict::Deny(DenyReason::AuthorityMismatch);
-        }
-        let in_clear = facts.transport == Transport::Plain;
-        let foreign = facts.foreign == ForeignCredential::Present
-            && self.foreign_credentials == Grant::Denied;
-        match facts.placeholders {
-            PlaceholderUse::None | PlaceholderUse::InItsHeader if foreign => {
-                RequestVerdict::Deny(DenyReason::ForeignCredential)
-            }
-            PlaceholderUse::None => RequestVerdict::Allow,
-            _ if in_clear => RequestVerdict::Deny(DenyReason::PlaceholderInClear),
-            PlaceholderUse::InItsHeader => RequestVerdict::Allow,
-            PlaceholderUse::OtherHost => RequestVerdict::Deny(DenyReason::PlaceholderOtherHost),
-            PlaceholderUse::Elsewhere => {
-                RequestVerdict::Deny(DenyReason::PlaceholderOutsideCredential)
-            }
-        }
-    }
-}
-
-/// What a flow was allowed for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Basis {
-    /// Its address: whatever host it is for.
-    Address,
-    /// One of its names: only for that host.
-    Name,
-}
-
-/// Whether the address is itself one of the user's own network. One that only hides such an address leads elsewhere.
-fn is_lan(canonical: IpAddr, class: AddressClass) -> bool {
-    let plain = match canonical {
-        IpAddr::V4(_) => true,
-        IpAddr::V6(v6) => matches!(v6.segments()[0], 0xfc00..=0xfdff | 0xfec0..=0xfeff),
-    };
-    plain && class == AddressClass::Private
 }
 
 impl FlowPattern {
@@ -465,5 +370,7 @@ impl FlowPattern {
     }
 }
 
+#[cfg(test)]
+mod rule_tests;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::grant::Preset;
+use crate::request::{ForeignCredential, PlaceholderUse, RequestFacts, RequestVerdict, Transport};
 
 fn host(text: &str) -> HostName {
     HostName::parse(text).unwrap()
@@ -26,6 +28,7 @@ fn request(host: &HostName) -> RequestFacts<'_> {
     RequestFacts {
         host,
         authority: Some(host),
+        port: 443,
         transport: Transport::Tls,
         method: "GET",
         target: "/",
@@ -130,7 +133,7 @@ fn a_hello_must_name_a_resolved_host() {
         (&shared, Some(&other), ConnectVerdict::Tunnel),
         (&shared, Some(&api), ConnectVerdict::Intercept),
     ] {
-        let decided = bound().decide_hello(connected(names), names, server_name);
+        let decided = bound().decide_hello(connected(names), &facts(names, "8.8.8.8"), server_name);
         assert_eq!(decided, verdict, "{names:?} {server_name:?}");
     }
 }
@@ -246,13 +249,14 @@ fn list(hosts: &[&str]) -> Scope {
             .iter()
             .map(|host| HostPattern::parse(host).unwrap())
             .collect(),
+        ..Scope::default()
     }
 }
 
 fn offline() -> Scope {
     Scope {
         preset: Preset::Offline,
-        domains: Vec::new(),
+        ..Scope::default()
     }
 }
 
@@ -391,7 +395,7 @@ fn with_a_list_only_listed_hosts_exist_and_are_held_to_their_name() {
         (None, denied(DenyReason::ServerNameMissing)),
     ] {
         assert_eq!(
-            policy.decide_hello(inspect, &ok, server_name),
+            policy.decide_hello(inspect, &facts(&ok, "8.8.8.8"), server_name),
             verdict,
             "{server_name:?}"
         );
