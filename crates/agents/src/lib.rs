@@ -10,6 +10,8 @@ mod copilot_files;
 mod gemini_files;
 mod login_shell;
 mod profile;
+mod session_hosts;
 
 pub use login_shell::login_shell_argv;
 pub use profile::{AgentId, Profile, SeedContext, SeededFile, UnknownAgent};
+pub use session_hosts::{HostGroup, session_host_patterns, session_hosts};

@@ -16,13 +16,13 @@ use crate::exit_code;
 use crate::image_settings::ImageSettingsError;
 use crate::kernel_file::KernelMissing;
 use crate::mounts::MountError;
-use crate::network_settings::NetworkSettingsError;
 use crate::publish_settings::PublishSettingsError;
 use crate::settings::SettingsError;
 use crate::setup_files::SetupFileError;
 
 mod credential_hints;
 mod launch_hints;
+mod network_hints;
 
 /// Whose matter an error is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,33 +203,6 @@ impl From<UsageError> for CommandError {
 impl From<SettingsError> for CommandError {
     fn from(error: SettingsError) -> Self {
         Self::new(Kind::User, error)
-    }
-}
-
-impl From<NetworkSettingsError> for CommandError {
-    fn from(error: NetworkSettingsError) -> Self {
-        use NetworkSettingsError as Wrong;
-        let (kind, hint) = match error {
-            Wrong::File(error) => return error.into(),
-            Wrong::Syntax { .. } | Wrong::Value { .. } => (
-                Kind::Config,
-                "known are `policy`, `allow-domains`, and in your own configuration `allow-egress`, `allow-lan`, `allow-host`, `allow-foreign-credentials`",
-            ),
-            Wrong::ProjectWidens { .. } => (
-                Kind::Config,
-                "put it into ~/.config/agent-vm/config.toml, or give the option",
-            ),
-            Wrong::ProjectDomains { .. } => (
-                Kind::Config,
-                "hosts are listed under `policy = \"allowlist\"`",
-            ),
-            Wrong::OfflineAndPolicy { .. } => (Kind::User, "leave one of them out"),
-            Wrong::DomainsUnused { .. } => (
-                Kind::User,
-                "hosts are listed under --policy allowlist; every public host is reached under --policy public",
-            ),
-        };
-        Self::new(kind, error).hint(hint)
     }
 }
 

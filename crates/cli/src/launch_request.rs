@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use agent_vm_agents::{AgentId, Profile, SeedContext, login_shell_argv};
+use agent_vm_agents::{AgentId, Profile, SeedContext, login_shell_argv, session_host_patterns};
 use agent_vm_credentials::{
     Collected, GuestFile, HostEnvironment, ProviderId, SecretSpec, collect, collect_secrets,
 };
@@ -120,9 +120,9 @@ pub(crate) fn build(
     let options = typed.options;
     let mounts = mounts::resolve(&options.mount, project.root(), cwd, &host)?;
     let setup = setup_files::read(options, &context.env, &project, cwd, &host)?;
-    let (network, origin) = network(context, options, &project, cwd)?;
-    settings.origins.insert("policy", origin);
     let profile = profile(typed);
+    let (network, origin) = network(context, options, &project, profile)?;
+    settings.origins.insert("policy", origin);
     let user_directory = setup_files::user_directory(&context.env, &host.home);
     let configured = (typed.configured == ConfiguredSecrets::Given).then_some(&*user_directory);
     let secrets = secret_settings::read(&options.secret, configured)?;
@@ -176,20 +176,23 @@ fn network(
     context: &Context,
     options: &LaunchOptions,
     project: &Project,
-    cwd: &Path,
+    profile: Option<&Profile>,
 ) -> Result<(NetworkSettings, Origin), CommandError> {
     let directory = setup_files::user_directory(&context.env, &context.home()?);
-    let reach = Reach::read(&options.network, &directory, project.root())?;
+    let builtin = session_host_patterns(profile.map(|profile| profile.id));
+    let reach = Reach::read(&options.network, (&directory, project.root()), &builtin)?;
     let settings = NetworkSettings {
         scope: reach.scope,
         project: reach.project,
+        rules: reach.rules,
         egress: reach.egress,
         lan: reach.lan,
         host: reach.host,
         foreign_credentials: reach.foreign_credentials,
         resolve: options.resolve.clone(),
         proxies: proxies(&context.env)?,
-        upstream_ca_pem: read_certificates(cwd, &options.upstream_ca)?.concat(),
+        upstream_ca_pem: read_certificates(project.working_directory(), &options.upstream_ca)?
+            .concat(),
         publish: publish_settings::read(&options.publish, &directory)?,
     };
     Ok((settings, reach.origin))

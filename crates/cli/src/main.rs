@@ -7,6 +7,7 @@ mod argument_rule;
 mod command_error;
 mod commands;
 mod egress_log;
+mod egress_rules;
 mod env_vars;
 mod exit_code;
 mod host_facts;

@@ -3,8 +3,9 @@
 //!
 //! ```toml
 //! [network]
-//! policy = "allowlist"                    # public, allowlist or offline
+//! policy = "allowlist"                    # public, allowlist, ask or offline
 //! allow-domains = ["*.example.org"]       # what allowlist lists; a project's file: of what the user allows
+//! builtin-allowlist = true                # what a session needs besides, unless false
 //! allow-egress = ["10.1.2.0/24:443"]      # only the user's file, like the next three
 //! allow-lan = true
 //! allow-host = true
@@ -18,11 +19,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use agent_vm_launch::Origin;
-use agent_vm_policy::{EgressRule, HostPattern, Preset, Scope};
+use agent_vm_policy::{EgressRule, HostPattern, HostRule, Preset, Scope};
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::args::NetworkOptions;
+use crate::egress_rules::{self, EgressRulesError};
 use crate::setup_files::{Links, PROJECT_CONFIG, SetupFileError, USER_CONFIG, read_toml};
 
 /// Most hosts, and most addresses, that one file may list: each connection is compared with all of them.
@@ -33,6 +35,7 @@ const MAX_LISTED: usize = 4096;
 pub(crate) struct Reach {
     pub(crate) scope: Scope,
     pub(crate) project: Option<Scope>,
+    pub(crate) rules: Vec<HostRule>,
     pub(crate) egress: Vec<EgressRule>,
     pub(crate) lan: bool,
     pub(crate) host: bool,
@@ -46,6 +49,8 @@ pub(crate) struct Reach {
 pub(crate) enum NetworkSettingsError {
     #[error(transparent)]
     File(#[from] SetupFileError),
+    #[error(transparent)]
+    Rules(#[from] EgressRulesError),
     #[error("{}: [network] cannot be understood", path.display())]
     Syntax {
         path: PathBuf,
@@ -83,6 +88,7 @@ struct RawNetwork {
     policy: Option<String>,
     #[serde(default)]
     allow_domains: Vec<String>,
+    builtin_allowlist: Option<bool>,
     allow_egress: Option<Vec<String>>,
     allow_lan: Option<bool>,
     allow_host: Option<bool>,
@@ -103,8 +109,8 @@ impl Reach {
     /// When a file cannot be used, or something that was said would have no effect.
     pub(crate) fn read(
         options: &NetworkOptions,
-        user_directory: &Path,
-        project_root: &Path,
+        (user_directory, project_root): (&Path, &Path),
+        builtin: &[HostPattern],
     ) -> Result<Self, NetworkSettingsError> {
         let path = user_directory.join(USER_CONFIG);
         let user = read_file(&path, Links::Followed)?;
@@ -115,12 +121,19 @@ impl Reach {
         let mut egress = each(&path, "allow-egress", &granted)?;
         egress.extend(options.allow_egress.iter().copied());
         let domains = match preset {
-            Preset::Allowlist => without_repeats(listed, &options.allow_domain),
+            Preset::Allowlist | Preset::Ask => without_repeats(listed, &options.allow_domain),
             Preset::Public | Preset::Offline => Vec::new(),
         };
+        let said = user.builtin_allowlist;
+        let scope = Scope {
+            preset,
+            domains,
+            builtin: with_builtin(preset, said, builtin),
+        };
         Ok(Self {
-            scope: Scope { preset, domains },
-            project: project(&project_root.join(PROJECT_CONFIG))?,
+            scope,
+            project: project(&project_root.join(PROJECT_CONFIG), builtin)?,
+            rules: egress_rules::read(user_directory, project_root)?,
             egress,
             lan: options.allow_lan || user.allow_lan == Some(true),
             host: options.allow_host || user.allow_host == Some(true),
@@ -145,7 +158,7 @@ fn preset(
     let file = || Origin::File(USER_CONFIG);
     let listing = !options.allow_domain.is_empty();
     match (flag, said) {
-        (Some((policy, origin)), _) if listing && policy != Preset::Allowlist => {
+        (Some((policy, origin)), _) if listing && !policy.has_list() => {
             Err(NetworkSettingsError::DomainsUnused { policy, origin })
         }
         (Some(flag), _) => Ok(flag),
@@ -153,6 +166,7 @@ fn preset(
             policy: Preset::Offline,
             origin: file(),
         }),
+        (None, Some(Preset::Ask)) if listing => Ok((Preset::Ask, file())),
         (None, _) if listing => Ok((Preset::Allowlist, Origin::Flag("--allow-domain"))),
         (None, Some(policy)) => Ok((policy, file())),
         (None, None) if listed.is_empty() => Ok((Preset::Public, Origin::Default)),
@@ -161,7 +175,7 @@ fn preset(
 }
 
 /// What a project's file narrows the policy to; nothing when it says nothing.
-fn project(path: &Path) -> Result<Option<Scope>, NetworkSettingsError> {
+fn project(path: &Path, builtin: &[HostPattern]) -> Result<Option<Scope>, NetworkSettingsError> {
     let raw = read_file(path, Links::Refused)?;
     let widening = [
         ("allow-egress", raw.allow_egress.is_some()),
@@ -183,7 +197,7 @@ fn project(path: &Path) -> Result<Option<Scope>, NetworkSettingsError> {
     let preset = match policy {
         None if domains.is_empty() => return Ok(None),
         None => Preset::Allowlist,
-        Some(policy) if policy != Preset::Allowlist && !domains.is_empty() => {
+        Some(policy) if !policy.has_list() && !domains.is_empty() => {
             return Err(NetworkSettingsError::ProjectDomains {
                 path: path.to_owned(),
                 policy,
@@ -192,7 +206,21 @@ fn project(path: &Path) -> Result<Option<Scope>, NetworkSettingsError> {
         Some(Preset::Public) => return Ok(None),
         Some(policy) => policy,
     };
-    Ok(Some(Scope { preset, domains }))
+    let builtin = with_builtin(preset, raw.builtin_allowlist, builtin);
+    Ok(Some(Scope {
+        preset,
+        domains,
+        builtin,
+    }))
+}
+
+/// The built-in list, where hosts are listed and nobody said that it is not wanted.
+fn with_builtin(preset: Preset, said: Option<bool>, builtin: &[HostPattern]) -> Vec<HostPattern> {
+    if preset.has_list() && said != Some(false) {
+        builtin.to_vec()
+    } else {
+        Vec::new()
+    }
 }
 
 fn read_file(path: &Path, links: Links) -> Result<RawNetwork, NetworkSettingsError> {

@@ -215,6 +215,8 @@ pub enum Kind {
     Canary,
     /// The launcher itself renewed a login of the host.
     Refresh,
+    /// A question to the person, or the answer; the host of an answer may be a pattern.
+    Ask,
 }
 
 /// What was decided.
@@ -229,6 +231,8 @@ pub enum Verdict {
     Deny,
     /// It was allowed, but could not be carried out.
     Failed,
+    /// It is held until the person says something.
+    Ask,
 }
 
 /// One line of the log. Absent fields are left out.
@@ -269,7 +273,7 @@ pub struct AuditEvent<'a> {
     /// The host's proxy that it went through, without login; the address is then the one that was judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<&'a str>,
-    /// What let the connection pass.
+    /// What let the connection or request pass, or denied it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<&'a Rule>,
     /// Name of the credential that was attached.

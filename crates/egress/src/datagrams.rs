@@ -13,7 +13,8 @@ use tokio::net::UdpSocket;
 
 use crate::audit::{DeniedPacket, Kind, PacketProtocol};
 use crate::dial::{DialError, Route};
-use crate::egress::{ConnectRequest, Denial, Egress, Flow, OpenError};
+use crate::egress::{ConnectRequest, Egress, OpenError};
+use crate::judged::{Denial, Flow};
 use crate::record::Record;
 
 /// Kinds of datagrams.

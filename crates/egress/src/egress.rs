@@ -1,27 +1,27 @@
 //! The egress of one VM: what it is made of, and how a flow is opened.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use agent_vm_policy::{
-    AddressClass, ConnectFacts, ConnectVerdict, DenyReason, FlowPattern, HOST_SERVICE_NAME,
-    HostName, HostPattern, Owner, Policy, Resolution, Rule, canonical, classify,
-};
+use agent_vm_policy::{ConnectVerdict, DenyReason, FlowPattern, HostName, HostPattern, Policy};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
 
+use crate::asks::{Asked, Asks};
 use crate::audit::{
     AuditEvent, AuditSink, DeniedName, DeniedPacket, Kind, Source, Verdict, bounded,
 };
 use crate::ca::SessionCa;
 use crate::canary::{Canary, CanaryAlive};
 use crate::credential::{BoundCredential, CredentialSet, SecretSource};
-use crate::dial::{HostAddresses, Route, dial};
+use crate::dial::{HostAddresses, dial};
 use crate::flow;
+use crate::judged::{Denial, Flow};
 use crate::leaf_cache::{LeafCache, LeafError, Offer};
 use crate::pool::{Key, Pool};
-use crate::proxy::{Destination, HTTP_PORT, ProxySettings};
+use crate::proxy::ProxySettings;
 use crate::record::Record;
 use crate::scrub::SentSecrets;
 use crate::splice::Duplex;
@@ -89,7 +89,8 @@ pub struct Egress {
 pub(crate) struct Shared {
     pub(crate) session: String,
     pub(crate) project: String,
-    pub(crate) policy: Policy,
+    policy: RefCell<Rc<Policy>>,
+    pub(crate) asks: Asks,
     pub(crate) credentials: CredentialSet,
     pub(crate) secrets: Rc<dyn SecretSource>,
     pub(crate) token_endpoints: TokenEndpoints,
@@ -97,9 +98,9 @@ pub(crate) struct Shared {
     pub(crate) pool: Rc<Pool>,
     pub(crate) audit: AuditSink,
     canary: Canary,
-    overrides: Vec<ResolveOverride>,
-    proxies: ProxySettings,
-    host_addresses: HostAddresses,
+    pub(crate) overrides: Vec<ResolveOverride>,
+    pub(crate) proxies: ProxySettings,
+    pub(crate) host_addresses: HostAddresses,
     ca: SessionCa,
     leaves: LeafCache,
     roots: LazyRoots,
@@ -111,6 +112,7 @@ impl Egress {
     /// # Errors
     /// When the authority cannot be made or an extra upstream authority cannot be read.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
+        let of_rules: Vec<_> = config.policy.intercepted().cloned().collect();
         let hosts: Vec<_> = config
             .credentials
             .iter()
@@ -120,15 +122,17 @@ impl Egress {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = LazyRoots::new(Arc::clone(&provider), &config.roots)
             .map_err(|source| EgressError::Roots { source })?;
-        let ca =
-            SessionCa::new(&config.session, &hosts).map_err(|source| EgressError::Ca { source })?;
+        let vouched = [hosts.as_slice(), &of_rules].concat();
+        let ca = SessionCa::new(&config.session, &vouched)
+            .map_err(|source| EgressError::Ca { source })?;
         let canary = Canary::new().map_err(|source| EgressError::Random { source })?;
         let policy = hosts.into_iter().fold(config.policy, Policy::intercept);
         let policy = policy.deny(FlowPattern::Host(HostPattern::Exact(canary.name().clone())));
         let shared = Shared {
             session: config.session,
             project: config.project,
-            policy,
+            policy: RefCell::new(Rc::new(policy)),
+            asks: Asks::default(),
             credentials: CredentialSet::new(config.credentials),
             secrets: config.secrets,
             token_endpoints: config.token_endpoints,
@@ -154,10 +158,10 @@ impl Egress {
         self.shared.ca.pem()
     }
 
-    /// The policy that is in force.
+    /// The policy that is in force now; an answer of the person may put another in its place.
     #[must_use]
-    pub fn policy(&self) -> &Policy {
-        &self.shared.policy
+    pub fn policy(&self) -> Rc<Policy> {
+        self.shared.policy()
     }
 
     /// What the guest must try before it starts programs.
@@ -184,8 +188,8 @@ impl Egress {
     pub fn ask(&self, name: &str) -> Result<(), DenyReason> {
         let shared = &self.shared;
         let decided = match HostName::parse(name) {
-            Ok(name) => shared.policy.decide_name(&name),
-            Err(_odd) => shared.policy.decide_odd_name(),
+            Ok(name) => shared.policy().decide_name(&name),
+            Err(_odd) => shared.policy().decide_odd_name(),
         };
         match decided {
             Ok(()) => shared.audit.record_question(shared.source(), name),
@@ -214,7 +218,7 @@ impl Egress {
     /// Records that the guest was not told `address` for `name`; `unseen` such answers were not even told here.
     pub fn record_denied_answer(&self, name: &str, address: IpAddr, unseen: u64) {
         let shared = &self.shared;
-        let decided = shared.policy.decide_answer(address);
+        let decided = shared.policy().decide_answer(address);
         let denied = DeniedName {
             name: bounded(name),
             address: Some(address),
@@ -226,12 +230,19 @@ impl Egress {
     }
 
     /// Judges a connection and, if it may pass, connects upstream. The guest's SYN is answered after that, so a
-    /// refused port looks refused to the guest.
+    /// refused port looks refused to the guest. Waits for the person where the policy asks.
     ///
     /// # Errors
     /// When it is denied (recorded) or the upstream cannot be reached.
     pub async fn open(&self, request: ConnectRequest) -> Result<OpenFlow, OpenError> {
-        let flow = self.shared.decide(request).map_err(|denial| {
+        let mut decided = self.shared.decide(request.clone());
+        if let Err(denial) = &decided
+            && let Some(question) = denial.question(&self.shared)
+            && self.shared.ask(question, denial.address).await == Asked::Answered
+        {
+            decided = self.shared.decide(request);
+        }
+        let flow = decided.map_err(|denial| {
             self.shared.record_denied(&denial);
             OpenError::Denied {
                 reason: denial.reason,
@@ -280,27 +291,16 @@ impl Egress {
     }
 }
 
-/// Why a flow may not be, and where it was to go.
-#[derive(Debug)]
-pub(crate) struct Denial {
-    names: Vec<HostName>,
-    address: IpAddr,
-    port: u16,
-    pub(crate) reason: DenyReason,
-}
-
-/// A judged flow.
-#[derive(Debug)]
-pub(crate) struct Flow {
-    pub(crate) names: Vec<HostName>,
-    pub(crate) address: IpAddr,
-    pub(crate) port: u16,
-    pub(crate) route: Route,
-    pub(crate) verdict: ConnectVerdict,
-    pub(crate) rule: Option<Rule>,
-}
-
 impl Shared {
+    /// The policy that is in force now.
+    pub(crate) fn policy(&self) -> Rc<Policy> {
+        Rc::clone(&self.policy.borrow())
+    }
+
+    pub(crate) fn set_policy(&self, policy: Rc<Policy>) {
+        *self.policy.borrow_mut() = policy;
+    }
+
     /// Whose decisions are recorded.
     pub(crate) fn source(&self) -> Source<'_> {
         Source {
@@ -334,88 +334,7 @@ impl Shared {
 
     /// Whether there is nothing to look for in flows to hosts that are not intercepted.
     pub(crate) fn passes_unseen(&self) -> bool {
-        self.policy.intercepts_nothing() && self.credentials.scanner().is_empty()
-    }
-
-    pub(crate) fn decide(&self, request: ConnectRequest) -> Result<Flow, Denial> {
-        let ConnectRequest {
-            mut names,
-            address,
-            port,
-        } = request;
-        let overridden = self
-            .overrides
-            .iter()
-            .find(|o| o.port == port && names.contains(&o.host));
-        let is_host = |name: &HostName| name.as_str() == HOST_SERVICE_NAME;
-        let (route, resolution) = if let Some(o) = overridden {
-            names = vec![o.host.clone()];
-            (Route::Direct(o.target), Resolution::Overridden)
-        } else if names.iter().any(is_host) {
-            names.retain(is_host);
-            (Route::HostService(port), Resolution::HostService)
-        } else {
-            let target = SocketAddr::new(canonical(address), port);
-            (Route::Direct(target), Resolution::Public)
-        };
-        let target = route.address();
-        let owner = match resolution {
-            Resolution::Public if self.host_addresses.contain(target) => Owner::Host,
-            Resolution::Public | Resolution::Overridden | Resolution::HostService => Owner::Other,
-        };
-        let facts = ConnectFacts {
-            names: &names,
-            address: target,
-            port,
-            resolution,
-            owner,
-        };
-        let mut verdict = self.policy.decide_connect(&facts);
-        if self.audit.is_broken() {
-            verdict = ConnectVerdict::Deny(DenyReason::AuditUnavailable);
-        }
-        if let ConnectVerdict::Deny(reason) = verdict {
-            return Err(Denial {
-                names,
-                address,
-                port,
-                reason,
-            });
-        }
-        let rule = self.policy.rule(&facts);
-        // What is no host for this guest is none that its requests may name.
-        names.retain(|name| self.policy.decide_name(name).is_ok());
-        let route = match resolution {
-            Resolution::Public => self.by_proxy(&names, target, port).unwrap_or(route),
-            Resolution::Overridden | Resolution::HostService => route,
-        };
-        Ok(Flow {
-            names,
-            address: target,
-            port,
-            route,
-            verdict,
-            rule,
-        })
-    }
-
-    /// The way through the host's proxy, for a public address that has one.
-    fn by_proxy(&self, names: &[HostName], address: IpAddr, port: u16) -> Option<Route> {
-        if self.proxies.is_empty() || classify(address) != AddressClass::Global {
-            return None;
-        }
-        let destination = Destination {
-            name: names.first().cloned(),
-            address: SocketAddr::new(address, port),
-        };
-        let proxy = Rc::new(self.proxies.choose(&destination)?.clone());
-        Some(
-            if port == HTTP_PORT && proxy.forwards() && !names.is_empty() {
-                Route::Forward(proxy, destination)
-            } else {
-                Route::Tunnel(proxy, destination)
-            },
-        )
+        self.policy().intercepts_nothing() && self.credentials.scanner().is_empty()
     }
 
     /// Records a connection that is denied.
@@ -430,6 +349,7 @@ impl Shared {
         event.host = denial.names.first().map(HostName::as_str);
         event.address = Some(denial.address);
         event.port = Some(denial.port);
+        event.rule = denial.rule.as_ref();
         if self.record_refusal(event, denial.reason) && is_canary {
             self.canary.connection_refused(denial.reason);
         }

@@ -14,7 +14,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::Upgraded;
 use thiserror::Error;
 
-use crate::audit::Kind;
+use crate::asks::{Asked, Question};
+use crate::audit::{Kind, bounded_path};
 use crate::body::{ReplyBody, RequestBody, UpstreamBody};
 use crate::egress::Shared;
 use crate::hop_by_hop::{asks_for_websocket, mark_websocket, strip};
@@ -107,7 +108,13 @@ impl Exchange {
             .with_request(&head.method, head.uri.path());
         let mut record = RequestRecord::begin(&self.shared, Kind::Request, place);
         record.answer_in(Form::wanted(&head.headers));
-        let attachments = match self.judge(&head, &mut record) {
+        let mut judged = self.judge(&mut head, &mut record);
+        if matches!(&judged, Err(refusal) if refusal.reason == DenyReason::Unanswered)
+            && self.ask(&head, &record).await == Asked::Answered
+        {
+            judged = self.judge(&mut head, &mut record);
+        }
+        let attachments = match judged {
             Ok(attachments) => attachments,
             Err(refusal) => return Ok(refuse(record, &refusal)),
         };
@@ -141,8 +148,12 @@ impl Exchange {
         self.forward(outgoing, record).await
     }
 
-    /// Judges the head; gives the places for secrets when it may pass.
-    fn judge(&self, head: &Parts, record: &mut RequestRecord) -> Result<Vec<Attachment>, Refusal> {
+    /// Judges the head; gives the places for secrets when it may pass, and has the path that was judged.
+    fn judge(
+        &self,
+        head: &mut Parts,
+        record: &mut RequestRecord,
+    ) -> Result<Vec<Attachment>, Refusal> {
         if self.shared.audit.is_broken() {
             return Err(DenyReason::AuditUnavailable.into());
         }
@@ -156,25 +167,49 @@ impl Exchange {
         let facts = RequestFacts {
             host,
             authority: named.as_ref(),
+            port: self.place.port,
             transport: self.transport,
             method: head.method.as_str(),
             target: head.uri.path_and_query().map_or("", PathAndQuery::as_str),
             placeholders: findings.placeholders,
             foreign: findings.foreign(),
         };
-        match self.shared.policy.decide_request(&facts) {
+        let policy = self.shared.policy();
+        let rule = policy.request_rule(&facts);
+        let by_rule = rule.as_ref().map(ToString::to_string);
+        record.ruled(rule);
+        match policy.decide_request(&facts) {
             RequestVerdict::Deny(reason) => {
-                let foreign = findings
-                    .foreign
-                    .filter(|_| reason == DenyReason::ForeignCredential);
-                return Err(Refusal {
-                    reason,
-                    detail: foreign.map(|login| login.to_string()),
-                });
+                let detail = match reason {
+                    DenyReason::ForeignCredential => {
+                        findings.foreign.map(|login| login.to_string())
+                    }
+                    DenyReason::Rule => by_rule,
+                    _ => None,
+                };
+                return Err(Refusal { reason, detail });
             }
             RequestVerdict::Allow => {}
         }
+        if let Some(path) = policy.path_to_send(host, self.place.port, head.uri.path()) {
+            with_path(head, &path).map_err(|_| DenyReason::RequestInvalid)?;
+        }
         Ok(findings.attachments)
+    }
+
+    /// Asks the person about a request that a rule asks about.
+    async fn ask(&self, head: &Parts, record: &RequestRecord) -> Asked {
+        let place = record.place();
+        let Some(host) = place.host.clone() else {
+            return Asked::Unanswered;
+        };
+        let question = Question {
+            host,
+            port: place.port,
+            request: Some(format!("{} {}", head.method, bounded_path(head.uri.path()))),
+            rule: place.rule.as_ref().map(ToString::to_string),
+        };
+        self.shared.ask(question, place.address).await
     }
 
     async fn forward(
@@ -356,6 +391,16 @@ pub(crate) fn refuse(mut record: RequestRecord, refusal: &Refusal) -> Response<R
     let response = denial(refusal.reason, refusal.detail.as_deref(), record.form());
     record.answered(response.status());
     response
+}
+
+/// Puts another path in the place of the target's; the query stays.
+fn with_path(head: &mut Parts, path: &str) -> Result<(), http::Error> {
+    let query = head.uri.query().map(|query| format!("?{query}"));
+    let target = format!("{path}{}", query.unwrap_or_default());
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(target)?);
+    head.uri = Uri::from_parts(parts)?;
+    Ok(())
 }
 
 /// Writes host and target in the way the upstream's protocol does, from what was judged.

@@ -16,8 +16,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::audit::Kind;
 use crate::client_hello::{CONTENT_HANDSHAKE, ClientHello, HelloReader, Progress};
 use crate::dial::{DialError, Route, dial};
-use crate::egress::{Flow, FlowEnd, Shared};
+use crate::egress::{FlowEnd, Shared};
 use crate::intercept::Intercepted;
+use crate::judged::Flow;
 use crate::proxy::tunnel;
 use crate::record::{Place, Record};
 use crate::replay::Replay;
@@ -61,16 +62,20 @@ pub(crate) async fn serve<S: Duplex + 'static>(
         return pass_on(&shared, place, (guest, upstream), Vec::new()).await;
     }
     let (opening, early) = look(&mut guest, upstream.as_ref(), guarded).await;
+    let mut place = place;
     let verdict = match &opening {
         Opening::Tls(hello) => {
-            shared
-                .policy
-                .decide_hello(flow.verdict, &flow.names, hello.server_name.as_ref())
+            let name = hello.server_name.as_ref();
+            let (verdict, rule) = shared.judge_hello(&flow, name).await;
+            place.rule = rule.or(place.rule);
+            verdict
         }
+        Opening::Other if flow.http_only => ConnectVerdict::Deny(DenyReason::NotHttp),
         Opening::Http if guarded || forwarded => ConnectVerdict::Intercept,
         Opening::Http | Opening::Other => ConnectVerdict::Tunnel,
         Opening::Broken => ConnectVerdict::Deny(DenyReason::ClientHello),
     };
+    let plain_hosts = shared.plain_hosts(&flow);
     let denied = matches!(verdict, ConnectVerdict::Deny(_));
     let route = match open_way(flow.route, (&opening, denied), &mut upstream).await {
         Ok(route) => route,
@@ -122,7 +127,7 @@ pub(crate) async fn serve<S: Duplex + 'static>(
         (ConnectVerdict::Intercept, _) => {
             let guest = Replay::new(early, guest);
             let intercepted = intercepted(upstream);
-            intercepted.serve_plain(guest, flow.names).await
+            intercepted.serve_plain(guest, plain_hosts).await
         }
     }
 }

@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod asks;
 mod audit;
 mod body;
 mod ca;
@@ -29,6 +30,7 @@ mod flow;
 mod foreign;
 mod hop_by_hop;
 mod intercept;
+mod judged;
 mod leaf_cache;
 mod local_executor;
 mod pool;
@@ -45,6 +47,9 @@ mod token_endpoint;
 mod upstream;
 mod written;
 
+pub use asks::{
+    MAX_LAPSED, MAX_PENDING, MAX_WAITING, PATIENCE, PendingQuestion, Question, StaysDenied,
+};
 pub use audit::{
     AuditError, AuditEvent, AuditSink, DeniedPacket, Kind, MAX_FILE_BYTES, MAX_FILES,
     MAX_PATH_CHARACTERS, MAX_SESSION_BYTES, PacketProtocol, Source, Verdict, audit_files,

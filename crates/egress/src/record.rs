@@ -57,7 +57,7 @@ impl Record {
     pub(crate) fn begin(shared: &Rc<Shared>, kind: Kind, place: Place) -> Self {
         let verdict = match kind {
             Kind::Connect => Verdict::Tunnel,
-            Kind::Request | Kind::Packet | Kind::Dns | Kind::Canary | Kind::Refresh => {
+            Kind::Request | Kind::Packet | Kind::Dns | Kind::Canary | Kind::Refresh | Kind::Ask => {
                 Verdict::Allow
             }
         };
@@ -84,6 +84,11 @@ impl Record {
         &self.traffic
     }
 
+    /// Where it goes.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// The host it turned out to be for.
     pub(crate) fn for_host(&mut self, host: &HostName) {
         if self.place.host.as_ref() != Some(host) {
@@ -107,6 +112,11 @@ impl Record {
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.outcome.status = Some(status);
+    }
+
+    /// A rule of its own decided about it.
+    pub(crate) fn ruled(&mut self, rule: Option<Rule>) {
+        self.place.rule = rule.or(self.place.rule.take());
     }
 
     /// It was denied after all.

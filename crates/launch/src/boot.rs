@@ -173,7 +173,7 @@ fn allow_many_flows() {
 /// The gateway of a launch.
 pub(crate) fn gateway_config(request: &LaunchRequest, egress: &Egress) -> GatewayConfig {
     GatewayConfig {
-        overridden_names: overridden_names(&request.network.resolve, egress.policy()),
+        overridden_names: overridden_names(&request.network.resolve, &egress.policy()),
         ..GatewayConfig::default()
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use agent_vm_credentials::{Credential, HeaderSpec};
 use agent_vm_egress::{ProxyServer, ProxySettings};
-use agent_vm_policy::{EgressRule, HostPattern, Preset, Scope};
+use agent_vm_policy::{EgressRule, HostPattern, HostRule, Preset, Scope};
 use serde::Serialize;
 
 use crate::base::Bases;
@@ -91,6 +91,10 @@ pub struct PlannedNetwork {
     pub policy: Preset,
     /// Hosts that `allowlist` lists; those of the credentials count as listed too.
     pub domains: Vec<HostPattern>,
+    /// Hosts of the built-in list, which count as listed too.
+    pub builtin: Vec<HostPattern>,
+    /// Rules about hosts and requests, in their order.
+    pub rules: Vec<HostRule>,
     /// What the project's own file narrows that to.
     pub project: Option<Scope>,
     /// Addresses that may be reached although they are not public.
@@ -198,6 +202,8 @@ fn network(request: &LaunchRequest) -> PlannedNetwork {
     PlannedNetwork {
         policy: network.scope.preset,
         domains: network.scope.domains.clone(),
+        builtin: network.scope.builtin.clone(),
+        rules: network.rules.clone(),
         project: network.project.clone(),
         egress: network.egress.clone(),
         lan: network.lan,
@@ -205,7 +211,7 @@ fn network(request: &LaunchRequest) -> PlannedNetwork {
         foreign_credentials: network.foreign_credentials,
         proxies: proxies(&network.proxies),
         resolve: network.resolve.clone(),
-        intercepted: intercepted(&request.credentials.credentials),
+        intercepted: intercepted(&request.credentials.credentials, &network.rules),
         refused: request.credentials.refused_hosts.clone(),
         extra_upstream_ca: !network.upstream_ca_pem.is_empty(),
         publish: request.network.publish.clone(),
@@ -231,11 +237,13 @@ fn planned(credential: &Credential) -> PlannedCredential {
     }
 }
 
-fn intercepted(credentials: &[Credential]) -> Vec<HostPattern> {
+fn intercepted(credentials: &[Credential], rules: &[HostRule]) -> Vec<HostPattern> {
     let mut hosts: Vec<HostPattern> = credentials
         .iter()
         .flat_map(|credential| credential.hosts.iter().cloned())
         .collect();
+    let judged = rules.iter().filter(|rule| rule.is_about_requests());
+    hosts.extend(judged.map(|rule| rule.host.clone()));
     hosts.sort();
     hosts.dedup();
     hosts

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use agent_vm_credentials::{Collected, GuestFile};
 use agent_vm_egress::ProxySettings;
-use agent_vm_policy::{EgressRule, HostName, Policy, Scope};
+use agent_vm_policy::{EgressRule, HostName, HostRule, Policy, Scope};
 use agent_vm_state::{HostDirectories, Project};
 use serde::Serialize;
 
@@ -126,6 +126,8 @@ pub struct NetworkSettings {
     pub scope: Scope,
     /// What the project's own file narrows that to; it can never widen it.
     pub project: Option<Scope>,
+    /// Rules about hosts and requests, in their order.
+    pub rules: Vec<HostRule>,
     /// Addresses that may be reached although they are not public.
     pub egress: Vec<EgressRule>,
     /// Whether the user's own network may be reached.
@@ -148,7 +150,7 @@ impl NetworkSettings {
     /// The policy they make; the hosts of credentials come to it in the egress.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        let mut policy = Policy::new(self.scope.clone());
+        let mut policy = Policy::new(self.scope.clone()).with_rules(self.rules.clone());
         if let Some(project) = &self.project {
             policy = policy.narrow(project.clone());
         }

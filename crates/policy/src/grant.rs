@@ -32,6 +32,17 @@ pub enum Preset {
     Offline,
 }
 
+impl Preset {
+    /// Whether hosts can be listed under it.
+    #[must_use]
+    pub fn has_list(self) -> bool {
+        match self {
+            Self::Allowlist | Self::Ask => true,
+            Self::Public | Self::Offline => false,
+        }
+    }
+}
+
 impl fmt::Display for Preset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -6,8 +6,8 @@ use clap::Args;
 /// They compose: what one grants, none of the others takes away.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct NetworkOptions {
-    /// What may be reached: public (unless named), allowlist (hosts of --allow-domain and those with
-    /// a credential) or offline
+    /// What may be reached: public (unless named), allowlist (hosts of --allow-domain, those with a
+    /// credential and the built-in list), ask (the same; you are asked about others) or offline
     #[arg(long, value_name = "POLICY", help_heading = "Network")]
     pub(crate) policy: Option<Preset>,
     /// Nothing may be reached, like --policy offline

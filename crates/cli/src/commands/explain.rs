@@ -18,6 +18,9 @@ use crate::publish_settings::described;
 use crate::settings::Settings;
 use crate::ui::{self, harmless};
 
+/// Hosts of the built-in list that are shown in one line.
+const BUILTIN_IN_A_LINE: usize = 4;
+
 /// How the plan is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -182,12 +185,22 @@ fn network(line: &mut impl FnMut(&str, &str), network: &PlannedNetwork, origin: 
         }
         Preset::Public => "public addresses and DNS".to_owned(),
         Preset::Allowlist => "listed hosts and those with a credential; no other name".to_owned(),
+        Preset::Ask => {
+            "listed hosts and those with a credential; you are asked about others".to_owned()
+        }
         Preset::Offline => "offline: no address, no name".to_owned(),
     };
     let origin = if origin == "  (default)" { "" } else { origin };
     line("network", &format!("{policy}{origin}"));
     for domain in &network.domains {
         line("", &format!("listed {domain}"));
+    }
+    for hosts in network.builtin.chunks(BUILTIN_IN_A_LINE) {
+        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        line("", &format!("built-in {}", hosts.join(" ")));
+    }
+    for rule in &network.rules {
+        line("", &format!("{rule}  ({})", rule.name));
     }
     for rule in &network.egress {
         line("", &format!("also {rule}  (--allow-egress)"));
@@ -214,6 +227,9 @@ fn network(line: &mut impl FnMut(&str, &str), network: &PlannedNetwork, origin: 
         );
         for domain in &scope.domains {
             line("", &format!("narrowed to {domain}"));
+        }
+        if !scope.builtin.is_empty() {
+            line("", "narrowed to the built-in list");
         }
     }
 }

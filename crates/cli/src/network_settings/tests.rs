@@ -14,7 +14,8 @@ fn reach(
     let directory = tempfile::tempdir().unwrap();
     fs_err::write(directory.path().join(USER_CONFIG), user).unwrap();
     fs_err::write(directory.path().join(PROJECT_CONFIG), project).unwrap();
-    Reach::read(options, directory.path(), directory.path())
+    let directories = (directory.path(), directory.path());
+    Reach::read(options, directories, &["builtin.test".parse().unwrap()])
 }
 
 fn options(policy: Option<&str>, offline: bool, domains: &[&str]) -> NetworkOptions {

@@ -81,6 +81,7 @@ fn what_somebody_would_have_to_look_into_is_denied() {
         let listed = rig.with_policy(Policy::new(Scope {
             preset: Preset::Allowlist,
             domains: vec![FREE.parse().unwrap()],
+            ..Scope::default()
         }));
         let denied = denial(&listed, Some(FREE), "198.18.0.9", 443).await;
         assert_eq!(denied, Some(DenyReason::Protocol));
@@ -106,7 +107,7 @@ fn addresses_are_judged_as_for_connections() {
         assert_eq!(denial(&rig, None, "8.8.8.8", 123).await, None);
         let offline = rig.with_policy(Policy::new(Scope {
             preset: Preset::Offline,
-            domains: Vec::new(),
+            ..Scope::default()
         }));
         let denied = denial(&offline, None, "8.8.8.8", 123).await;
         assert_eq!(denied, Some(DenyReason::Offline));

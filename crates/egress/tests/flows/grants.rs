@@ -13,6 +13,7 @@ fn scope(preset: Preset, domains: &[&str]) -> Scope {
     Scope {
         preset,
         domains: domains.collect(),
+        ..Scope::default()
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "tests start real proxies"
 )]
 
+mod asks;
 mod binding;
 mod canary;
 mod datagrams;
