@@ -180,8 +180,9 @@ fn setup_table(path: &Path, links: Links) -> Result<toml::Table, SetupFileError>
         Ok(all) => all,
         Err(source) => return Err(SetupFileError::Syntax { path, source }),
     };
-    // `network_settings.rs` reads it.
+    // `network_settings.rs` and `egress_rules.rs` read them.
     all.remove("network");
+    all.remove("egress");
     if matches!(links, Links::Followed) {
         // The user's own: `image_settings.rs` reads it.
         all.remove("image");

@@ -9,11 +9,11 @@ fn the_policy_in_force_is_shown_with_every_grant() {
     let environment = Environment::new();
     environment.write(
         "home/.config/agent-vm/config.toml",
-        "[network]\nallow-egress = [\"10.1.0.0/16:443\"]\nallow-lan = true\n",
+        "[network]\nbuiltin-allowlist = false\nallow-egress = [\"10.1.0.0/16:443\"]\nallow-lan = true\n",
     );
     environment.write(
         "project/.agent-vm.toml",
-        "[network]\nallow-domains = [\"a.example.org\"]\n",
+        "[network]\nallow-domains = [\"a.example.org\"]\nbuiltin-allowlist = false\n",
     );
     let arguments = [
         "explain",
@@ -75,13 +75,55 @@ fn a_policy_of_the_users_file_says_where_it_came_from() {
 }
 
 #[test]
+fn the_built_in_list_and_the_rules_are_shown_as_they_are_in_force() {
+    let environment = Environment::new();
+    environment.write(
+        "home/.config/agent-vm/config.toml",
+        "[[egress.rule]]\nhost = \"api.example.org\"\nmethod = [\"GET\", \"HEAD\"]\npath = \"/v1/**\"\n\
+         action = \"allow\"\nreason = \"reads\"\n",
+    );
+    environment.write(
+        "project/.agent-vm.toml",
+        "[[egress.rule]]\nhost = \"*.example.net\"\naction = \"deny\"\n",
+    );
+    let text = environment
+        .run(&["explain", "run", "--policy", "ask"])
+        .told();
+    for line in [
+        "network     listed hosts and those with a credential; you are asked about others  (--policy)\n",
+        "            built-in registry.npmjs.org registry.yarnpkg.com pypi.org files.pythonhosted.org\n",
+        "            deny *.example.net  (rule 1 of .agent-vm.toml)\n",
+        "            allow GET, HEAD api.example.org/v1/**  (rule 1 of config.toml: reads)\n",
+        "intercepted api.example.org\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+    assert!(!text.contains("api.anthropic.com"), "{text}");
+    let claude = environment
+        .run(&["explain", "claude", "--policy", "allowlist"])
+        .told();
+    assert!(claude.contains("built-in api.anthropic.com "), "{claude}");
+    let public = environment.run(&["explain", "run"]).told();
+    assert!(!public.contains("built-in"), "{public}");
+    environment.write(
+        "project/.agent-vm.toml",
+        "[[egress.rule]]\nhost = \"a.test\"\naction = \"allow\"\n",
+    );
+    environment.run(&["explain"]).refused(
+        "error: ROOT/project/.agent-vm.toml: rule 1 of [[egress.rule]]: `action = \"allow\"` would widen what may be \
+         reached, which a project's file cannot: its rules are `deny`\n\n\
+         hint: put it into ~/.config/agent-vm/config.toml\n",
+    );
+}
+
+#[test]
 fn values_that_cannot_be_say_what_is_accepted() {
     let environment = Environment::new();
     let tip = "\n\nhint: `agent-vm --help` and `agent-vm COMMAND --help` show what there is\n";
     for (arguments, told) in [
         (
             ["--policy", "none"],
-            "a policy is `public`, `allowlist` or `offline`",
+            "a policy is `public`, `allowlist`, `ask` or `offline`",
         ),
         (
             ["--allow-egress", "example.org"],

@@ -120,9 +120,9 @@ fn a_held_connection_is_denied_when_the_person_says_no_and_the_name_is_gone() {
         let rig = rig.with_policy(asking());
         let held = opening(&rig, &[FREE]);
         pending(&rig, 1).await;
-        assert_eq!(rig.egress().answer(&pattern("*.test"), Answer::Deny), Ok(1));
+        assert_eq!(rig.egress().answer(&pattern(FREE), Answer::Deny), Ok(1));
         assert_eq!(denied(held).await, Some(DenyReason::AnsweredNo));
-        assert_eq!(rig.last_audit()["rule"], "asked *.test");
+        assert_eq!(rig.last_audit()["rule"], "asked free.test");
         assert_eq!(rig.egress().ask(FREE), Err(DenyReason::AnsweredNo));
         assert_eq!(rig.egress().answer(&pattern(FREE), Answer::Allow), Ok(0));
         assert!(
@@ -358,9 +358,8 @@ fn nothing_but_http_is_spoken_to_a_host_whose_requests_are_judged() {
         ] {
             let (mut guest, flow) = rig.open(FREE, 80).await;
             guest.write_all(first).await.unwrap();
-            guest.shutdown().await.unwrap();
-            let mut all = Vec::new();
-            let _reset = guest.read_to_end(&mut all).await;
+            // An answer, or the reset.
+            let _told = guest.read(&mut [0; 4096]).await;
             drop(guest);
             flow.await.unwrap();
             assert_eq!(

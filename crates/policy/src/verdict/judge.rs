@@ -33,9 +33,11 @@ impl Policy {
             None => self.by_name(&names)?,
         };
         let basis = if held { Basis::Name } else { basis };
-        match facts.resolution {
-            Resolution::Overridden => Ok((basis, Rule::Resolve)),
-            Resolution::Public | Resolution::HostService => Ok((basis, rule)),
+        match (facts.resolution, &rule) {
+            // What the person said of the name says more.
+            (Resolution::Overridden, Rule::Asked(_) | Rule::Listed(_)) => Ok((basis, rule)),
+            (Resolution::Overridden, _) => Ok((basis, Rule::Resolve)),
+            (Resolution::Public | Resolution::HostService, _) => Ok((basis, rule)),
         }
     }
 
