@@ -24,8 +24,6 @@ pub use grant::{EgressRule, EgressRuleError, HOST_SERVICE_NAME, Preset, PresetEr
 pub use host::{HostName, HostNameError, HostPattern, MAX_LABEL_BYTES, MAX_NAME_BYTES};
 pub use path::{MAX_PATTERN_BYTES, NormalPath, PathPattern, PathPatternError, PathUnclear};
 pub use reason::DenyReason;
-pub use request::{
-    ForeignCredential, PlaceholderUse, RequestFacts, RequestVerdict, Transport,
-};
+pub use request::{ForeignCredential, PlaceholderUse, RequestFacts, RequestVerdict, Transport};
 pub use rule::{Action, ActionError, HostRule, MAX_METHOD_BYTES, Method, MethodError, RuleName};
 pub use verdict::{ConnectFacts, ConnectVerdict, FlowPattern, Owner, Policy, Resolution};
