@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::egress::Shared;
+use crate::foreign::strip_logins;
 use crate::record::RequestRecord;
 use crate::scrub::{Patterns, Scrub};
 use crate::second_try::KeptBody;
@@ -139,6 +141,8 @@ pub(crate) struct RequestBody {
     traffic: Rc<Traffic>,
     /// Where a copy is kept, for a request that may be repeated.
     kept: Option<Rc<KeptBody>>,
+    /// What may not be in trailers.
+    guard: Option<Rc<Shared>>,
 }
 
 /// Where a request's body comes from.
@@ -155,6 +159,7 @@ impl RequestBody {
             source: BodySource::Guest(body),
             traffic,
             kept: None,
+            guard: None,
         }
     }
 
@@ -164,7 +169,14 @@ impl RequestBody {
             source: BodySource::Here((!bytes.is_empty()).then_some(bytes)),
             traffic,
             kept: None,
+            guard: None,
         }
+    }
+
+    /// The same, without logins and placeholders in its trailers.
+    pub(crate) fn guarded(mut self, shared: &Rc<Shared>) -> Self {
+        self.guard = Some(Rc::clone(shared));
+        self
     }
 
     /// Keeps a copy of what passes from here on, if it is small.
@@ -187,6 +199,7 @@ impl Body for RequestBody {
             BodySource::Guest(body) => ready!(Pin::new(body).poll_frame(cx)),
             BodySource::Here(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
         };
+        let frame = frame.map(|frame| frame.map(|frame| guarded(frame, self.guard.as_deref())));
         if let Some(Ok(frame)) = &frame {
             count(&self.traffic.up, frame);
         }
@@ -210,6 +223,18 @@ impl Body for RequestBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
         }
+    }
+}
+
+/// A frame without what may not be in trailers.
+fn guarded(frame: Frame<Bytes>, guard: Option<&Shared>) -> Frame<Bytes> {
+    let Some(shared) = guard else { return frame };
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            strip_logins(&mut trailers, &shared.credentials);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
     }
 }
 

@@ -145,6 +145,11 @@ impl CredentialSet {
         self.credentials.iter().position(|known| known.name == name)
     }
 
+    /// Whether any credential belongs in this header.
+    pub(crate) fn is_own_header(&self, name: &HeaderName) -> bool {
+        self.credentials.iter().any(|c| c.header.name() == name)
+    }
+
     /// The headers that credentials bound to `host` belong in.
     pub(crate) fn headers_at(&self, host: &HostName) -> Vec<&HeaderRule> {
         let bound = self.credentials.iter().filter(|c| c.is_bound_to(host));

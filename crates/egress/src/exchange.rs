@@ -136,7 +136,7 @@ impl Exchange {
         for attachment in &attachments {
             record.attached(attachment.credential);
         }
-        let mut body = RequestBody::new(body, Rc::clone(record.traffic()));
+        let mut body = RequestBody::new(body, Rc::clone(record.traffic())).guarded(&self.shared);
         let spare =
             (!attachments.is_empty()).then(|| SecondTry::new(&head, &mut body, attachments, used));
         let outgoing = Outgoing {

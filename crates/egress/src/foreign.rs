@@ -12,11 +12,11 @@ use std::borrow::Cow;
 use std::fmt;
 
 use agent_vm_policy::HostName;
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
 use crate::credential::{CredentialSet, HeaderRule, Slot};
-use crate::encodings::percent_decoded;
+use crate::encodings::{find_encoded, percent_decoded};
 use crate::request_head::Attachment;
 
 /// Headers that carry a login somewhere, sorted.
@@ -168,6 +168,24 @@ pub(crate) fn foreign_login(
         in_header(name, value.as_bytes(), &own)
     });
     headers.or_else(|| in_query(head.uri.query()?, host))
+}
+
+/// Takes out of a request's trailers what may only stand in a head (RFC 9110 §6.5.1): logins, and placeholders, which
+/// would not be exchanged there.
+pub(crate) fn strip_logins(trailers: &mut HeaderMap, set: &CredentialSet) {
+    let out_of_place = |(name, value): (&HeaderName, &HeaderValue)| {
+        let login = HEADERS.binary_search(&name.as_str()).is_ok()
+            || name == header::COOKIE
+            || set.is_own_header(name)
+            || find_encoded(name.as_str().as_bytes(), set.scanner()).is_some()
+            || find_encoded(value.as_bytes(), set.scanner()).is_some();
+        login.then(|| name.clone())
+    };
+    let names: Vec<HeaderName> = trailers.iter().filter_map(out_of_place).collect();
+    for name in names {
+        tracing::debug!(%name, "a trailer of a request was taken out");
+        trailers.remove(name);
+    }
 }
 
 fn in_header(name: &HeaderName, value: &[u8], own: &[&HeaderRule]) -> Option<Login> {

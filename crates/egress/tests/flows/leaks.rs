@@ -3,11 +3,17 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2::handshake;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::spawn_local;
 
 use crate::denials::denied;
 use crate::rig::{API, FREE, OAUTH_SECRET, OTHER, connect, get, outcome, with_rig};
-use crate::upstream::Behaviour;
+use crate::upstream::{Behaviour, Local};
 
 #[test]
 fn the_token_is_in_the_named_header_only_and_only_the_bound_host_gets_it() {
@@ -88,6 +94,33 @@ fn a_placeholder_in_any_usual_encoding_is_blocked_in_header_path_and_query() {
             denied(&rig, "/", &[("x-data", &text)], reason).await;
         }
         denied(&rig, "/", &[("x-data", &escapes)], reason).await;
+    });
+}
+
+#[test]
+fn logins_and_placeholders_in_trailers_do_not_pass() {
+    with_rig(Behaviour::default(), async |rig| {
+        let stream = rig.tls(API, &["h2"]).await;
+        let io = TokioIo::new(stream);
+        let (mut client, connection) = handshake(Local, io).await.unwrap();
+        spawn_local(connection);
+        let mut trailers = HeaderMap::new();
+        let bearer = format!("Bearer {}", rig.oauth);
+        for (name, value) in [
+            ("x-sent", "7"),
+            ("authorization", bearer.as_str()),
+            ("x-api-key", "sk-foreign"),
+            ("x-copy", rig.oauth.as_str()),
+        ] {
+            trailers.insert(name, value.parse().unwrap());
+        }
+        let ready = std::future::ready(Some(Ok(trailers)));
+        let body = Full::new(Bytes::from_static(b"body")).with_trailers(ready);
+        let request = get(&format!("https://{API}/"), &[("authorization", &bearer)]);
+        let response = client.send_request(request.map(|_| body)).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let seen = rig.upstream.only_request().trailers.unwrap();
+        assert_eq!((seen.len(), &seen["x-sent"]), (1, &"7".parse().unwrap()));
     });
 }
 

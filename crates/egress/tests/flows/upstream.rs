@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -62,7 +61,7 @@ pub(crate) struct Upstream {
     pub(crate) taken: Rc<RefCell<usize>>,
     /// Requests to `/slow` that nobody waits for any more.
     pub(crate) abandoned: Rc<RefCell<usize>>,
-    /// Lets a request to `/slow` go on.
+    /// Lets a request to `/slow` go on, and the next event come.
     pub(crate) release: Rc<Notify>,
 }
 
@@ -266,7 +265,7 @@ impl Upstream {
         }
         Ok(match path.as_str() {
             "/endless" => Response::new(self.endless()),
-            "/events" => Response::new(events()),
+            "/events" => Response::new(events(Rc::clone(&self.release))),
             "/trailers" => Response::builder()
                 .header("trailer", "x-sum")
                 .body(with_trailers())
@@ -314,8 +313,8 @@ fn text(text: &str) -> BoxBody<Bytes, Infallible> {
     Full::new(Bytes::from(text.to_owned())).boxed()
 }
 
-/// Three events, each only when the one before has had time to be delivered.
-fn events() -> BoxBody<Bytes, Infallible> {
+/// Three events, each only when the one before was received.
+fn events(received: Rc<Notify>) -> BoxBody<Bytes, Infallible> {
     let (sender, receiver) = mpsc::channel(1);
     spawn_local(async move {
         for event in 0..3 {
@@ -323,7 +322,7 @@ fn events() -> BoxBody<Bytes, Infallible> {
             if sender.send(Ok(frame)).await.is_err() {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            received.notified().await;
         }
     });
     channel_body(receiver)
