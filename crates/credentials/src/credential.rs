@@ -105,9 +105,6 @@ pub struct Collected {
     /// Variables the agents expect their login in: name and placeholder; some say only which project or region is
     /// meant.
     pub guest_env: Vec<(String, String)>,
-    /// Hosts the guest must not reach while it holds these placeholders, for example where a login
-    /// is renewed: the answer to a placeholder would make the client forget its login.
-    pub refused_hosts: Vec<HostPattern>,
     /// What a person should know.
     pub notices: Vec<Notice>,
 }
@@ -176,7 +173,6 @@ impl Collected {
         self.credentials.extend(other.credentials);
         self.guest_files.extend(other.guest_files);
         self.guest_env.extend(other.guest_env);
-        self.refused_hosts.extend(other.refused_hosts);
         self.notices.extend(other.notices);
     }
 }

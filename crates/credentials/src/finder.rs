@@ -7,7 +7,6 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use agent_vm_policy::HostPattern;
 use agent_vm_process::{CommandSpec, find_program, run_captured};
 use agent_vm_secret::{Placeholder, Secret};
 use serde_json::Value;
@@ -226,7 +225,7 @@ impl<'e> Finder<'e> {
         let placeholder = Placeholder::mint(token.prefix)?;
         let hosts = token.hosts(self.environment);
         let refresh = match found.login {
-            Some(login) => self.login(&found, login, &hosts)?,
+            Some(login) => self.login(&found, login)?,
             None => None,
         };
         // A login that cannot be renewed has a placeholder in that field all the same: clients want one.
@@ -268,16 +267,15 @@ impl<'e> Finder<'e> {
         &mut self,
         found: &Found<'_>,
         (login, path): (&Login, &Path),
-        hosts: &[HostPattern],
     ) -> Result<Option<RefreshFacts>, CollectError> {
         let expires = expires(login, found);
-        if expires.is_some_and(|expires| expires <= self.environment.now) {
-            self.found.notices.push(Notice::Expired {
-                source: found.source.clone(),
-                fix: login.fix,
-            });
-        }
         let Some(secret) = secret_at(found.document, login.fields.refresh) else {
+            if expires.is_some_and(|expires| expires <= self.environment.now) {
+                self.found.notices.push(Notice::Expired {
+                    source: found.source.clone(),
+                    fix: login.fix,
+                });
+            }
             return Ok(None);
         };
         let placeholder = Placeholder::mint(login.refresh_prefix)?;
@@ -290,7 +288,6 @@ impl<'e> Finder<'e> {
             source: found.source.clone(),
             refresh: None,
         });
-        self.refuse(login.endpoint.host, hosts);
         Ok(Some(RefreshFacts {
             endpoint: login.endpoint,
             file: path.to_owned(),
@@ -300,15 +297,6 @@ impl<'e> Finder<'e> {
             guest_id_token: login.identity.then(jwt::guest_identity),
             guest_scope: scope(login, found.document),
         }))
-    }
-
-    /// A host that only renews would make a client forget its login over a placeholder.
-    fn refuse(&mut self, host: &str, hosts: &[HostPattern]) {
-        let host = HostPattern::parse(host).expect("the table of providers is tested");
-        let refused = &mut self.found.refused_hosts;
-        if !hosts.contains(&host) && !refused.contains(&host) {
-            refused.push(host);
-        }
     }
 
     fn settings(&mut self, names: &[&str]) {

@@ -94,36 +94,41 @@ impl HostEnvironment {
 
     /// The text of a regular file; `None` when there is none.
     pub(crate) fn read(&self, path: &Path) -> Result<Option<Zeroizing<String>>, ReadError> {
-        let io = |source| ReadError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        // NONBLOCK: opening a pipe without a writer would wait for ever.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(errno) => return Err(io(errno.into())),
-        };
-        if !file.metadata().map_err(io)?.is_file() {
-            return Err(ReadError::NotRegular {
-                path: path.to_owned(),
-            });
-        }
-        let mut bytes = Zeroizing::new(Vec::new());
-        file.take(MAX_CREDENTIAL_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(io)?;
-        if bytes.len() as u64 > MAX_CREDENTIAL_FILE_BYTES {
-            return Err(ReadError::TooLarge {
-                path: path.to_owned(),
-            });
-        }
-        let text = std::str::from_utf8(&bytes).map_err(|_| ReadError::NotText {
-            path: path.to_owned(),
-        })?;
-        Ok(Some(Zeroizing::new(text.to_owned())))
+        read_text(path)
     }
+}
+
+/// The text of a regular file; `None` when there is none.
+pub(crate) fn read_text(path: &Path) -> Result<Option<Zeroizing<String>>, ReadError> {
+    let io = |source| ReadError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    // NONBLOCK: opening a pipe without a writer would wait for ever.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(errno) => return Err(io(errno.into())),
+    };
+    if !file.metadata().map_err(io)?.is_file() {
+        return Err(ReadError::NotRegular {
+            path: path.to_owned(),
+        });
+    }
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(MAX_CREDENTIAL_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    if bytes.len() as u64 > MAX_CREDENTIAL_FILE_BYTES {
+        return Err(ReadError::TooLarge {
+            path: path.to_owned(),
+        });
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| ReadError::NotText {
+        path: path.to_owned(),
+    })?;
+    Ok(Some(Zeroizing::new(text.to_owned())))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod guest_document;
 mod host_environment;
 mod jwt;
 mod provider;
+mod refresh;
 mod refresh_endpoint;
 mod secret_spec;
 mod secrets;
@@ -24,9 +25,13 @@ pub use finder::fuzz_login_files;
 pub use gh_hosts::GhHostsError;
 pub use host_environment::{HostEnvironment, MAX_CREDENTIAL_FILE_BYTES, ReadError};
 pub use provider::{ProviderId, credential_files};
+pub use refresh::{
+    GrantAnswer, GrantRequest, HostLogin, Issuer, IssuerUnreachable, Login, MARGIN, RenewError,
+    Renewing, SETTLED, Step, Why, guest_answer,
+};
 pub use refresh_endpoint::{
-    ClientValue, ExpiryField, FieldPath, LoginFields, RefreshBody, RefreshEndpoint, RefreshFacts,
-    ScopeField,
+    ClientLock, ClientValue, ExpiryField, FieldPath, LoginFields, RefreshBody, RefreshEndpoint,
+    RefreshFacts, ScopeField,
 };
 pub use secret_spec::{SecretSource, SecretSpec, SecretSpecError};
 pub use secrets::collect_secrets;

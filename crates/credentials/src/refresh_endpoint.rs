@@ -64,6 +64,19 @@ pub struct LoginFields {
     pub scopes: Option<ScopeField>,
     /// Time of the last renewal, RFC 3339 in UTC.
     pub renewed_at: Option<FieldPath>,
+    /// What the client itself locks.
+    pub lock: ClientLock,
+}
+
+/// How the client that owns a login's file keeps others from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientLock {
+    /// Not at all.
+    None,
+    /// Directories, as Claude Code makes them while it renews a login.
+    ClaudeDirectories,
+    /// Locks on files beside it, as Codex takes them while it writes.
+    CodexFiles,
 }
 
 /// How a file says when its access token ends.
@@ -162,6 +175,7 @@ pub(crate) static CLAUDE_FIELDS: LoginFields = LoginFields {
     id_token: None,
     scopes: Some(ScopeField::List(&["claudeAiOauth", "scopes"])),
     renewed_at: None,
+    lock: ClientLock::ClaudeDirectories,
 };
 
 /// `~/.codex/auth.json`.
@@ -172,6 +186,7 @@ pub(crate) static CODEX_FIELDS: LoginFields = LoginFields {
     id_token: Some(&["tokens", "id_token"]),
     scopes: None,
     renewed_at: Some(&["last_refresh"]),
+    lock: ClientLock::CodexFiles,
 };
 
 /// The ChatGPT login in OpenCode's `auth.json`.
@@ -182,6 +197,7 @@ pub(crate) static OPENCODE_OPENAI_FIELDS: LoginFields = LoginFields {
     id_token: None,
     scopes: None,
     renewed_at: None,
+    lock: ClientLock::None,
 };
 
 /// `~/.gemini/oauth_creds.json`.
@@ -192,6 +208,7 @@ pub(crate) static GEMINI_FIELDS: LoginFields = LoginFields {
     id_token: Some(&["id_token"]),
     scopes: Some(ScopeField::Words(&["scope"])),
     renewed_at: None,
+    lock: ClientLock::None,
 };
 
 /// Application-default credentials: no access token stands in the file.
@@ -202,6 +219,7 @@ pub(crate) static GOOGLE_DEFAULT_FIELDS: LoginFields = LoginFields {
     id_token: None,
     scopes: None,
     renewed_at: None,
+    lock: ClientLock::None,
 };
 
 #[cfg(test)]

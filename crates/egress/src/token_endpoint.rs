@@ -49,8 +49,8 @@ pub struct TokenEndpoint {
     pub host: HostName,
     /// The only path, as it is sent.
     pub path: String,
-    /// The client the login belongs to (RFC 6749 §2.2); public.
-    pub client_id: String,
+    /// The client the login belongs to (RFC 6749 §2.2); public. `None` when the guest is not given it: any is taken.
+    pub client_id: Option<String>,
 }
 
 /// Who renews logins. `launch` adapts the host's credentials to it.
@@ -224,7 +224,7 @@ impl Grant {
             (known.placeholder == given).then_some((endpoint, index))
         });
         let (endpoint, index) = found.ok_or_else(|| refused("the refresh token is foreign"))?;
-        if self.client_id.as_deref() != Some(&endpoint.client_id) {
+        if endpoint.client_id.is_some() && self.client_id != endpoint.client_id {
             return Err(refused("the login belongs to another client"));
         }
         Ok((endpoint, index))

@@ -82,6 +82,7 @@ impl Prepared {
             shares,
             kernel,
             egress,
+            news: _,
             lease,
         } = self;
         let request = resolved.request;

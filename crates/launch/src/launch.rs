@@ -3,6 +3,7 @@
 use std::io;
 
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc::Receiver;
 use tokio::task::LocalSet;
 
 use crate::attach::AttachError;
@@ -90,13 +91,22 @@ async fn run(
     Ok(run_once(resolved, observer, phases).await?.code)
 }
 
+/// The next news of the host's logins.
+async fn next(news: &mut Option<Receiver<String>>) -> Option<String> {
+    match news {
+        Some(news) => news.recv().await,
+        None => None,
+    }
+}
+
 /// One machine from its parts to its end.
 pub(crate) async fn run_once(
     resolved: Resolved,
     observer: &dyn LaunchObserver,
     phases: &mut Phases,
 ) -> Result<Ended, LaunchError> {
-    let prepared = resolved.prepare()?;
+    let mut prepared = resolved.prepare()?;
+    let mut news = prepared.news.take();
     let ca_pem = prepared.egress.ca_pem().to_owned();
     phases.cut("prepare");
     let (booting, console) = prepared.boot()?;
@@ -109,6 +119,7 @@ pub(crate) async fn run_once(
         tokio::select! {
             outcome = &mut attached => return Ok(Ended { code: outcome?, ca_pem }),
             () = &mut console, if !console_ended => console_ended = true,
+            Some(text) = next(&mut news) => observer.event(LaunchEvent::Warning(&text)),
         }
     }
 }

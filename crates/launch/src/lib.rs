@@ -13,6 +13,7 @@ mod console;
 mod event;
 mod guest_program;
 mod guest_view;
+mod host_logins;
 mod launch;
 mod link;
 mod machine;

@@ -109,7 +109,7 @@ async fn serve(
     device: OwnedFd,
 ) -> Result<(), LinkError> {
     let session = SessionDirectory::create(&request.directories)?;
-    let egress = egress(request, session.id())?;
+    let (egress, _news) = egress(request, session.id())?;
     let config = gateway_config(request, &egress);
     let resolver = host_resolver();
     let search = resolver.search_rule();

@@ -10,6 +10,7 @@ use agent_vm_policy::{EgressRule, HostPattern, HostRule, Preset, Scope};
 use serde::Serialize;
 
 use crate::base::Bases;
+use crate::host_logins::renewed_at;
 use crate::publish::PublishSettings;
 use crate::request::{LaunchRequest, Machine, Mount, Origin, ResolveOverride, ShareKind, Streams};
 
@@ -111,8 +112,6 @@ pub struct PlannedNetwork {
     pub resolve: Vec<ResolveOverride>,
     /// Hosts whose TLS is intercepted; all others are passed through untouched.
     pub intercepted: Vec<HostPattern>,
-    /// Hosts that are refused although the basic rule would allow them.
-    pub refused: Vec<HostPattern>,
     /// Whether certificates besides the host's own are accepted for upstream servers.
     pub extra_upstream_ca: bool,
     /// Ports of the guest that appear on the host.
@@ -212,7 +211,6 @@ fn network(request: &LaunchRequest) -> PlannedNetwork {
         proxies: proxies(&network.proxies),
         resolve: network.resolve.clone(),
         intercepted: intercepted(&request.credentials.credentials, &network.rules),
-        refused: request.credentials.refused_hosts.clone(),
         extra_upstream_ca: !network.upstream_ca_pem.is_empty(),
         publish: request.network.publish.clone(),
     }
@@ -240,7 +238,13 @@ fn planned(credential: &Credential) -> PlannedCredential {
 fn intercepted(credentials: &[Credential], rules: &[HostRule]) -> Vec<HostPattern> {
     let mut hosts: Vec<HostPattern> = credentials
         .iter()
-        .flat_map(|credential| credential.hosts.iter().cloned())
+        .flat_map(|credential| {
+            credential
+                .hosts
+                .iter()
+                .cloned()
+                .chain(renewed_at(credential))
+        })
         .collect();
     let judged = rules.iter().filter(|rule| rule.is_about_requests());
     hosts.extend(judged.map(|rule| rule.host.clone()));

@@ -7,16 +7,15 @@ use std::rc::Rc;
 use agent_vm_credentials::Credential;
 use agent_vm_egress::{
     AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule,
-    HeaderRuleError, LocalBoxFuture, ResolveOverride, SecretSource, SecretUnavailable,
-    TokenEndpoints, UpstreamRoots,
+    HeaderRuleError, IssuerClient, ResolveOverride, TokenEndpoints, UpstreamRoots,
 };
 use agent_vm_image::{DiskError, DiskFrom, Lease, StoreError, clone_disk, disk_from};
-use agent_vm_policy::{FlowPattern, Policy};
-use agent_vm_secret::Secret;
 use agent_vm_state::{SessionDirectory, SessionError, SessionId};
 use agent_vm_vmm as vmm;
 use rustix::fs::{Mode, OFlags};
+use tokio::sync::mpsc::Receiver;
 
+use crate::host_logins::{HostSecrets, Surroundings};
 use crate::plan::Plan;
 use crate::publish::BindError;
 use crate::request::{LaunchRequest, Mount, ShareAccess};
@@ -30,6 +29,8 @@ pub struct Prepared {
     pub(crate) shares: Vec<vmm::Share>,
     pub(crate) kernel: OwnedFd,
     pub(crate) egress: Egress,
+    /// What the person is to know of the host's logins.
+    pub(crate) news: Option<Receiver<String>>,
     pub(crate) lease: Lease,
 }
 
@@ -92,7 +93,7 @@ impl Resolved {
             &self.request.machine.kernel,
             OFlags::RDONLY,
         )?;
-        let egress = egress(&self.request, session.id())?;
+        let (egress, news) = egress(&self.request, session.id())?;
         Ok(Prepared {
             resolved: self,
             session,
@@ -100,6 +101,7 @@ impl Resolved {
             shares,
             kernel,
             egress,
+            news: Some(news),
             lease,
         })
     }
@@ -177,41 +179,51 @@ fn open(
     })
 }
 
-/// Everything that decides about what the guest sends, for this session.
-pub(crate) fn egress(request: &LaunchRequest, session: &SessionId) -> Result<Egress, PrepareError> {
-    let credentials = &request.credentials.credentials;
-    let extra_pem = String::from_utf8_lossy(&request.network.upstream_ca_pem).into_owned();
+/// Everything that decides about what the guest sends, for this session, and news of the host's logins for the person.
+pub(crate) fn egress(
+    request: &LaunchRequest,
+    session: &SessionId,
+) -> Result<(Egress, Receiver<String>), PrepareError> {
+    let found = &request.credentials.credentials;
+    let source = (session.to_string(), request.project.id().to_string());
+    let audit = || AuditSink::open(&request.directories.audit_log());
     let overrides = request.network.resolve.iter().map(|given| ResolveOverride {
         host: given.host.clone(),
         port: given.port,
         target: given.address,
     });
-    Ok(Egress::new(EgressConfig {
-        session: session.to_string(),
-        project: request.project.id().to_string(),
-        policy: policy(request),
-        credentials: credentials.iter().map(bound).collect::<Result<_, _>>()?,
-        secrets: Rc::new(HostSecrets(credentials.clone())),
-        token_endpoints: TokenEndpoints::default(),
-        roots: UpstreamRoots {
-            extra_pem: if extra_pem.is_empty() {
-                Vec::new()
-            } else {
-                vec![extra_pem]
-            },
-        },
-        overrides: overrides.collect(),
-        proxies: request.network.proxies.clone(),
-        audit: AuditSink::open(&request.directories.audit_log())?,
-    })?)
+    let overrides: Vec<_> = overrides.collect();
+    let proxies = &request.network.proxies;
+    let roots = roots(request);
+    let client = IssuerClient::new(&roots, overrides.clone(), proxies.clone());
+    let client = client.map_err(|source| EgressError::Roots { source })?;
+    let (shared, news) = Surroundings::new(source.clone(), client, audit()?);
+    let secrets = Rc::new(HostSecrets::new(
+        found,
+        request.directories.state(),
+        &shared,
+    ));
+    let egress = Egress::new(EgressConfig {
+        session: source.0,
+        project: source.1,
+        policy: request.network.policy(),
+        credentials: found.iter().map(bound).collect::<Result<_, _>>()?,
+        token_endpoints: TokenEndpoints::new(secrets.endpoints(), secrets.clone()),
+        secrets,
+        roots,
+        overrides,
+        proxies: proxies.clone(),
+        audit: audit()?,
+    })?;
+    Ok((egress, news))
 }
 
-/// What the user granted without the hosts that would take a placeholder amiss.
-fn policy(request: &LaunchRequest) -> Policy {
-    let refused = request.credentials.refused_hosts.iter().cloned();
-    refused
-        .map(FlowPattern::Host)
-        .fold(request.network.policy(), Policy::deny)
+/// The user's own authorities beside those of the host.
+fn roots(request: &LaunchRequest) -> UpstreamRoots {
+    let pem = String::from_utf8_lossy(&request.network.upstream_ca_pem).into_owned();
+    UpstreamRoots {
+        extra_pem: (!pem.is_empty()).then_some(pem).into_iter().collect(),
+    }
 }
 
 fn bound(credential: &Credential) -> Result<BoundCredential, PrepareError> {
@@ -226,25 +238,4 @@ fn bound(credential: &Credential) -> Result<BoundCredential, PrepareError> {
         hosts: credential.hosts.clone(),
         header,
     })
-}
-
-/// The tokens that were found at launch.
-struct HostSecrets(Vec<Credential>);
-
-impl SecretSource for HostSecrets {
-    fn secret<'a>(
-        &'a self,
-        credential: &'a str,
-    ) -> LocalBoxFuture<'a, Result<Secret, SecretUnavailable>> {
-        let found = self.0.iter().find(|known| known.name == credential);
-        let found = found.and_then(|known| known.secret.clone());
-        let found = found.ok_or_else(|| SecretUnavailable {
-            credential: credential.to_owned(),
-        });
-        Box::pin(std::future::ready(found))
-    }
-
-    fn rejected<'a>(&'a self, _: &'a str, _: &'a Secret) -> LocalBoxFuture<'a, bool> {
-        Box::pin(std::future::ready(false))
-    }
 }

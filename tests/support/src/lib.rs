@@ -9,6 +9,7 @@
 pub mod canary;
 pub mod fuzz_corpus;
 pub mod image_tree;
+pub mod issuer;
 pub mod layered_image;
 pub mod providers;
 pub mod registry;

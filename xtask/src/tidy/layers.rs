@@ -19,7 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("state", &[]),
     // Engines: vocabulary only, never each other.
     ("agents", &["policy"]),
-    ("credentials", &["policy", "process", "secret"]),
+    ("credentials", &["policy", "process", "secret", "state"]),
     ("egress", &["policy", "secret"]),
     ("gateway", &[]),
     ("guest", &["protocol"]),

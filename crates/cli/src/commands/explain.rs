@@ -153,11 +153,6 @@ fn render(plan: &Plan) -> String {
         "intercepted",
         hosts(&plan.network.intercepted).into_iter(),
     );
-    list(
-        &mut line,
-        "refused",
-        hosts(&plan.network.refused).into_iter(),
-    );
     let published = plan.network.publish.ports.iter().map(described);
     let mirrored = plan.network.publish.auto.iter().map(mirrored);
     list(&mut line, "published", published.chain(mirrored));

@@ -1,5 +1,3 @@
-use agent_vm_policy::HostPattern;
-
 use super::*;
 use crate::credential::{Credential, HeaderSpec, Notice};
 use crate::host_environment::test_environment;
@@ -39,7 +37,7 @@ fn claude_login_is_bound_to_the_api_as_bearer() {
 }
 
 #[test]
-fn refresh_token_is_bound_nowhere_and_its_host_refused() {
+fn refresh_token_is_bound_nowhere() {
     let home = home_with_login(LOGIN);
     let found = anthropic(&test_environment(home.path(), &[])).unwrap();
     let refresh = &found.credentials[1];
@@ -49,10 +47,6 @@ fn refresh_token_is_bound_nowhere_and_its_host_refused() {
     assert_eq!(facts.refresh_placeholder, refresh.placeholder);
     assert_eq!(facts.file, home.path().join(".claude/.credentials.json"));
     assert_eq!(facts.guest_scope, "user:inference");
-    assert_eq!(
-        found.refused_hosts,
-        [HostPattern::parse("platform.claude.com").unwrap()]
-    );
 }
 
 #[test]
@@ -88,10 +82,15 @@ fn nothing_found_is_a_notice() {
 }
 
 #[test]
-fn expired_login_is_used_with_a_notice() {
-    let home = home_with_login(&LOGIN.replace("1900000000000", "1700000000000"));
+fn expired_login_is_used_with_a_notice_where_it_cannot_be_renewed() {
+    let expired = LOGIN.replace("1900000000000", "1700000000000");
+    let home = home_with_login(&expired);
     let found = anthropic(&test_environment(home.path(), &[])).unwrap();
     assert_eq!(found.credentials.len(), 2);
+    assert_eq!(found.notices, []);
+    let home = home_with_login(&expired.replace("refreshToken", "other"));
+    let found = anthropic(&test_environment(home.path(), &[])).unwrap();
+    assert_eq!(found.credentials.len(), 1);
     assert!(matches!(found.notices[..], [Notice::Expired { .. }]));
 }
 

@@ -50,7 +50,7 @@ fn with_login(rig: &Rig, document: Option<&'static str>) -> (Rig, Rc<Answerer>) 
         credential: "refresh".into(),
         host: HostName::parse(LOGIN).unwrap(),
         path: PATH.into(),
-        client_id: CLIENT.into(),
+        client_id: Some(CLIENT.into()),
     };
     let endpoints = TokenEndpoints::new(vec![endpoint], answerer.clone());
     (rig.with_token_endpoints(endpoints), answerer)
