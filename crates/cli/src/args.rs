@@ -16,12 +16,14 @@ mod egress;
 mod image;
 mod network;
 mod publish;
+mod usage;
 mod values;
 
 pub(crate) use egress::{EgressArgs, EgressCommand, EgressLogArgs};
 pub(crate) use image::{ImageArgs, ImageCommand};
 pub(crate) use network::NetworkOptions;
 pub(crate) use publish::{PublishFormError, PublishOptions, parse_publish};
+pub(crate) use usage::UsageArgs;
 pub(crate) use values::{ByteSize, EnvAssignment, MountSpec, MountSpecError};
 
 /// Run coding agents in a microVM made for the project, with the real tokens kept outside.
@@ -66,6 +68,8 @@ pub(crate) enum Command {
     Base(BaseArgs),
     /// What guests reached and what was denied
     Egress(EgressArgs),
+    /// The tokens that models used, by session and model
+    Usage(UsageArgs),
     /// Images on this machine: list, tell about, remove
     Image(ImageArgs),
 }
@@ -133,6 +137,10 @@ pub(crate) struct LaunchOptions {
     /// The project cannot be written
     #[arg(long, help_heading = "Files")]
     pub(crate) readonly: bool,
+    /// The guest may change the hooks and configuration of git repositories, which git obeys on this
+    /// host too
+    #[arg(long, help_heading = "Files")]
+    pub(crate) git_writable: bool,
     /// A variable for the program (repeatable)
     #[arg(
         long,

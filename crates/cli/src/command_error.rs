@@ -23,6 +23,7 @@ use crate::setup_files::SetupFileError;
 mod credential_hints;
 mod launch_hints;
 mod network_hints;
+mod records;
 
 /// Whose matter an error is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,3 +8,4 @@ pub(crate) mod link;
 pub(crate) mod pull;
 pub(crate) mod run_agent;
 pub(crate) mod setup;
+pub(crate) mod usage;

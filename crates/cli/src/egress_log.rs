@@ -25,6 +25,7 @@ pub(crate) struct LogLine {
     protocol: Option<String>,
     method: Option<String>,
     path: Option<String>,
+    change: Option<String>,
     verdict: Option<String>,
     reason: Option<String>,
     rule: Option<String>,
@@ -83,7 +84,10 @@ impl LogLine {
 
     /// One line for people. With everybody's decisions, it tells the session too.
     pub(crate) fn render(&self, whose: &Whose) -> String {
-        let verdict = self.verdict.as_deref().unwrap_or("?");
+        let verdict = match self.kind.as_str() {
+            "integrity" => "file",
+            _ => self.verdict.as_deref().unwrap_or("?"),
+        };
         let mut text = format!("{} {:<6} ", visible(&self.time), visible(verdict));
         text += &self.what();
         if let Some(status) = self.status {
@@ -139,6 +143,7 @@ impl LogLine {
                 };
                 format!("{} {host}{}", text(&self.method), text(&self.path))
             }
+            "integrity" => format!("{} {}", text(&self.change), text(&self.path)),
             "canary" if host.is_empty() => format!("canary {}", colon(address)),
             "canary" => format!("canary {host}"),
             "packet" => format!("{} {}", text(&self.protocol), colon(address)),
@@ -218,6 +223,10 @@ mod tests {
             (
                 r#"{"time":"T","kind":"dns","host":"a.test","verdict":"deny","reason":"not-listed"}"#,
                 "T deny   name a.test not-listed\n",
+            ),
+            (
+                r#"{"time":"T","kind":"integrity","path":".git/hooks/x","change":"new"}"#,
+                "T file   new .git/hooks/x\n",
             ),
             (
                 r#"{"time":"T","kind":"canary","address":"169.254.169.254","port":9,"verdict":"deny","reason":"address-metadata"}"#,

@@ -9,11 +9,12 @@ use std::time::{Instant, SystemTime};
 use agent_vm_agents::{AgentId, Profile, SeedContext, login_shell_argv, session_host_patterns};
 use agent_vm_credentials::{
     Collected, GuestFile, HostEnvironment, ProviderId, SecretSpec, collect, collect_secrets,
+    credential_files,
 };
 use agent_vm_image::Store;
 use agent_vm_launch::{
-    Diagnostics, ImageSource, LaunchRequest, MachineSize, NetworkSettings, Origin, Program,
-    ProxyServer, ProxySettings, ShareAccess, Streams,
+    Diagnostics, GitAccess, ImageSource, IntegritySettings, LaunchRequest, MachineSize,
+    NetworkSettings, Origin, Program, ProxyServer, ProxySettings, ShareAccess, Streams,
 };
 use agent_vm_state::{BaseDirectories, HostDirectories, Project};
 
@@ -139,6 +140,14 @@ pub(crate) fn build(
     Ok(LaunchRequest {
         project,
         project_access: access,
+        integrity: IntegritySettings {
+            login_files: credential_files(&host),
+            git: if options.git_writable {
+                GitAccess::Writable
+            } else {
+                GitAccess::ReadOnly
+            },
+        },
         mounts,
         program,
         image: ImageSource {

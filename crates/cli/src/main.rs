@@ -75,6 +75,7 @@ fn dispatch(context: &Context, cli: Cli, ui: Ui) -> Result<u8, CommandError> {
         Command::Setup(args) => commands::setup::run(context, &args, ui),
         Command::Pull(args) => commands::pull::run(context, &args, ui),
         Command::Egress(args) => commands::egress::run(context, &args.command, ui),
+        Command::Usage(args) => commands::usage::run(context, &args, ui),
         Command::Image(args) => commands::image::run(context, &args.command, ui),
         Command::Base(args) => commands::base::run(context, &args.command, ui),
     }

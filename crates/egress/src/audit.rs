@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use self::history::History;
 use self::log_file::{Limits, LogFile};
 
-mod ascii;
+pub(crate) mod ascii;
 mod history;
 mod log_file;
 
@@ -211,6 +211,8 @@ pub enum Kind {
     Packet,
     /// A name that was asked for, or an address that is not told for one.
     Dns,
+    /// A watched file that is not what it was when the session began.
+    Integrity,
     /// What had to be refused at the beginning of the session, and was.
     Canary,
     /// The launcher itself renewed a login of the host.
@@ -264,6 +266,9 @@ pub struct AuditEvent<'a> {
     /// Path without query, bounded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// What became of the file at `path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<&'static str>,
     /// What was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
@@ -308,6 +313,7 @@ impl<'a> AuditEvent<'a> {
             protocol: None,
             method: None,
             path: None,
+            change: None,
             verdict: None,
             reason: None,
             proxy: None,

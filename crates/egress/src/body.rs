@@ -15,6 +15,7 @@ use crate::scrub::{Patterns, Scrub};
 use crate::second_try::KeptBody;
 use crate::splice::Traffic;
 use crate::upstream::Lease;
+use crate::usage::Tap;
 
 /// The body of an answer to the guest.
 pub(crate) enum ReplyBody {
@@ -36,6 +37,8 @@ pub(crate) struct UpstreamBody {
     scrub: Option<Scrub>,
     /// Trailers that wait for the last data.
     trailers: Option<HeaderMap>,
+    /// Counts what a model used.
+    tap: Option<Tap>,
 }
 
 impl UpstreamBody {
@@ -52,7 +55,14 @@ impl UpstreamBody {
             patterns,
             scrub,
             trailers: None,
+            tap: None,
         }
+    }
+
+    /// The same, of a model's answer.
+    pub(crate) fn counted(mut self, tap: Option<Tap>) -> Self {
+        self.tap = tap;
+        self
     }
 
     fn poll_frame(
@@ -73,6 +83,9 @@ impl UpstreamBody {
                 }
             };
             count(&self.record.traffic().down, &frame);
+            if let (Some(tap), Some(data)) = (&mut self.tap, frame.data_ref()) {
+                tap.push(data);
+            }
             let data = match frame.into_data() {
                 Ok(data) => match &mut self.scrub {
                     Some(scrub) => scrub.push(data),

@@ -1,6 +1,6 @@
 //! The egress of one VM: what it is made of, and how a flow is opened.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use crate::splice::Duplex;
 use crate::tls_roots::{LazyRoots, UpstreamRoots};
 use crate::token_endpoint::TokenEndpoints;
 use crate::upstream::UpstreamError;
+use crate::usage::UsageLog;
 
 mod errors;
 
@@ -98,6 +99,8 @@ pub(crate) struct Shared {
     pub(crate) pool: Rc<Pool>,
     pub(crate) audit: AuditSink,
     canary: Canary,
+    /// Where what models used is counted.
+    pub(crate) usage: OnceCell<Rc<UsageLog>>,
     pub(crate) overrides: Vec<ResolveOverride>,
     pub(crate) proxies: ProxySettings,
     pub(crate) host_addresses: HostAddresses,
@@ -140,6 +143,7 @@ impl Egress {
             pool: Rc::default(),
             audit: config.audit,
             canary,
+            usage: OnceCell::new(),
             overrides: config.overrides,
             proxies: config.proxies,
             host_addresses: HostAddresses::new(),
@@ -156,6 +160,11 @@ impl Egress {
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         self.shared.ca.pem()
+    }
+
+    /// Counts from now on what models used. A second log is not taken.
+    pub fn count_usage(&self, log: UsageLog) {
+        let _first_stays = self.shared.usage.set(Rc::new(log));
     }
 
     /// The policy that is in force now; an answer of the person may put another in its place.

@@ -27,6 +27,7 @@ use crate::scrub::{Scrub, answers_with_tokens, covers, is_compressed};
 use crate::second_try::{SecondTry, attach};
 use crate::token_endpoint;
 use crate::upstream::{Lease, NotSent, Upstream, UpstreamError, Wanted};
+use crate::usage::{Counted, Tap};
 
 /// What all requests of one connection of the guest share.
 pub(crate) struct Exchange {
@@ -46,6 +47,7 @@ pub(crate) struct Exchange {
 pub(crate) struct Tunnel {
     pub(crate) upstream: Upgraded,
     pub(crate) record: RequestRecord,
+    pub(crate) tap: Option<Tap>,
 }
 
 /// A judged request with its secrets.
@@ -56,6 +58,8 @@ struct Outgoing {
     spare: Option<SecondTry>,
     /// Whether the answer may hold tokens, whatever its length.
     listed: bool,
+    /// Whether its answer is a model's.
+    counted: Option<Counted>,
 }
 
 /// Why a request has no answer.
@@ -136,6 +140,7 @@ impl Exchange {
         for attachment in &attachments {
             record.attached(attachment.credential);
         }
+        let counted = self.counted(&mut head, &record);
         let mut body = RequestBody::new(body, Rc::clone(record.traffic())).guarded(&self.shared);
         let spare =
             (!attachments.is_empty()).then(|| SecondTry::new(&head, &mut body, attachments, used));
@@ -144,6 +149,7 @@ impl Exchange {
             body,
             spare,
             listed,
+            counted,
         };
         self.forward(outgoing, record).await
     }
@@ -225,6 +231,7 @@ impl Exchange {
             body,
             spare,
             listed,
+            counted,
         } = outgoing;
         let websocket = head.version == Version::HTTP_11 && asks_for_websocket(&head);
         let mut sent = self.send(head, body, websocket).await;
@@ -249,18 +256,18 @@ impl Exchange {
         }
         record.answered(response.status());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(self.upgrade(response, record, websocket).await);
+            let upgraded = self.upgrade(response, (record, counted), websocket);
+            return Ok(upgraded.await);
         }
-        Ok(self.pass_on(response, record, lease, listed))
+        Ok(self.pass_on(response, (record, lease), (listed, counted)))
     }
 
     /// Makes the upstream's answer one for the guest, without the tokens that may be in it.
     fn pass_on(
         &self,
         response: Response<Incoming>,
-        record: RequestRecord,
-        lease: Lease,
-        listed: bool,
+        (record, lease): (RequestRecord, Lease),
+        (listed, counted): (bool, Option<Counted>),
     ) -> Response<ReplyBody> {
         let (mut head, body) = response.into_parts();
         self.clean(&mut head);
@@ -280,7 +287,9 @@ impl Exchange {
             head.headers.remove(header::CONTENT_LENGTH);
             scrub = Some(Scrub::new(patterns.clone()));
         }
-        let body = UpstreamBody::new(body, record, lease, (patterns, scrub));
+        let counted = counted.filter(|_| head.status.is_success());
+        let tap = counted.map(|counted| counted.answer(&head.headers));
+        let body = UpstreamBody::new(body, record, lease, (patterns, scrub)).counted(tap);
         Response::from_parts(head, ReplyBody::Upstream(Box::new(body)))
     }
 
@@ -291,6 +300,13 @@ impl Exchange {
         // It means nothing to clients (RFC 9112 §4), and may hold anything.
         head.extensions.remove::<hyper::ext::ReasonPhrase>();
         head.version = Version::HTTP_11;
+    }
+
+    /// A request to a model, when those are counted.
+    fn counted(&self, head: &mut Parts, record: &RequestRecord) -> Option<Counted> {
+        let log = self.shared.usage.get()?;
+        let place = (record.host()?.as_str(), head.uri.path());
+        Counted::request(log, place, &mut head.headers)
     }
 
     /// Sends a request and awaits the head of its answer.
@@ -330,7 +346,7 @@ impl Exchange {
     async fn upgrade(
         &self,
         mut response: Response<Incoming>,
-        record: RequestRecord,
+        (record, counted): (RequestRecord, Option<Counted>),
         websocket: bool,
     ) -> Response<ReplyBody> {
         if !websocket {
@@ -345,7 +361,12 @@ impl Exchange {
         let (mut head, _no_body) = response.into_parts();
         self.clean(&mut head);
         mark_websocket(&mut head.headers);
-        *self.tunnel.borrow_mut() = Some(Tunnel { upstream, record });
+        let tap = counted.map(|counted| counted.websocket(&head.headers));
+        *self.tunnel.borrow_mut() = Some(Tunnel {
+            upstream,
+            record,
+            tap,
+        });
         Response::from_parts(head, ReplyBody::Text(None))
     }
 }

@@ -30,6 +30,7 @@ use crate::record::{Place, Record};
 use crate::request_head::MAX_HEAD_BYTES;
 use crate::splice::{Duplex, Early, SpliceEnd, splice};
 use crate::upstream::{Security, Upstream};
+use crate::usage::Tapped;
 
 /// How long the guest may take for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -248,8 +249,15 @@ fn note_broken(exchange: &Exchange, error: &hyper::Error) {
 
 /// Carries an upgraded connection: opaque from here on.
 async fn pass_on(mut guest: impl Duplex, early: Vec<u8>, tunnel: Tunnel) -> FlowEnd {
-    let Tunnel { upstream, record } = tunnel;
-    let mut upstream = TokioIo::new(upstream);
+    let Tunnel {
+        upstream,
+        record,
+        tap,
+    } = tunnel;
+    let mut upstream = Tapped {
+        stream: TokioIo::new(upstream),
+        tap,
+    };
     let early = Early {
         to_upstream: early,
         to_guest: Vec::new(),

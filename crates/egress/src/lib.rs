@@ -45,6 +45,7 @@ mod splice;
 mod tls_roots;
 mod token_endpoint;
 mod upstream;
+mod usage;
 mod written;
 
 pub use asks::{
@@ -76,3 +77,4 @@ pub use token_endpoint::{
     ISSUER_TIMEOUT, IssuerAnswer, IssuerClient, IssuerError, IssuerFailure, IssuerRequest,
     MAX_ISSUER_ANSWER_BYTES, TokenAnswerer, TokenEndpoint, TokenEndpoints, fuzz_token_request,
 };
+pub use usage::{TokenCount, UsageLog};

@@ -57,9 +57,13 @@ impl Record {
     pub(crate) fn begin(shared: &Rc<Shared>, kind: Kind, place: Place) -> Self {
         let verdict = match kind {
             Kind::Connect => Verdict::Tunnel,
-            Kind::Request | Kind::Packet | Kind::Dns | Kind::Canary | Kind::Refresh | Kind::Ask => {
-                Verdict::Allow
-            }
+            Kind::Request
+            | Kind::Packet
+            | Kind::Dns
+            | Kind::Canary
+            | Kind::Integrity
+            | Kind::Refresh
+            | Kind::Ask => Verdict::Allow,
         };
         Self {
             shared: Rc::clone(shared),
@@ -171,6 +175,7 @@ impl Drop for Record {
             protocol: self.place.protocol.map(PacketProtocol::name),
             method: self.place.method.as_ref().map(Method::as_str),
             path: self.place.path.take(),
+            change: None,
             verdict: Some(self.outcome.verdict),
             reason: self.outcome.reason,
             rule: self.place.rule.as_ref(),

@@ -97,6 +97,9 @@ impl Booting {
         };
         cut_boot(phases, session.timings());
         parts.egress.is_in_force()?;
+        if let Some(watch) = &parts.watch {
+            watch.settle(parts.session.id().as_str());
+        }
         for warning in session.warnings() {
             observer.event(LaunchEvent::Warning(warning));
         }

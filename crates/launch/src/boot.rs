@@ -19,6 +19,7 @@ use crate::base::for_kept_disk;
 use crate::console::Console;
 use crate::event::{LaunchEvent, LaunchObserver};
 use crate::guest_view::{GuestPathInvalid, boot};
+use crate::integrity::Watch;
 use crate::machine::Machine;
 use crate::network::{EgressHandler, NetworkTask, overridden_names};
 use crate::prepare::Prepared;
@@ -44,6 +45,8 @@ pub(crate) struct Parts {
     pub(crate) session: SessionDirectory,
     /// Decides about the guest's network.
     pub(crate) egress: Egress,
+    /// Files that must not be changed unnoticed.
+    pub(crate) watch: Option<Rc<Watch>>,
     /// Where the disk goes when the guest ended in order.
     pub(crate) keep: Option<PathBuf>,
     /// Ports of the guest that appear on the host.
@@ -136,6 +139,7 @@ impl Prepared {
             working_directory: resolved.plan.program.working_directory,
             session,
             egress,
+            watch: resolved.watch,
             keep: resolved.disk.keep,
             publish,
             _lease: lease,

@@ -1,6 +1,7 @@
 //! What a launch tells while it runs. The launch prints nothing; who started it decides what is shown.
 
 use crate::base::BaseEvent;
+use crate::integrity::IntegrityReport;
 use crate::phases::Phase;
 use crate::publish::PublishEvent;
 
@@ -17,6 +18,8 @@ pub enum LaunchEvent<'a> {
     Warning(&'a str),
     /// A base is made, or found to be what was not expected.
     Base(BaseEvent<'a>),
+    /// The machine is gone, and watched files are not as they were.
+    Integrity(&'a IntegrityReport),
     /// Something about published ports.
     Publish(PublishEvent),
 }

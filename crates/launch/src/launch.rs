@@ -1,6 +1,7 @@
 //! The whole launch: six calls.
 
 use std::io;
+use std::rc::Rc;
 
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
@@ -10,6 +11,7 @@ use crate::attach::AttachError;
 use crate::base::{self, BaseError, Level, Making, Rebuild, SetupCredentials};
 use crate::boot::{BootError, follow_console};
 use crate::event::{LaunchEvent, LaunchObserver};
+use crate::integrity::{Watch, record};
 use crate::phases::Phases;
 use crate::prepare::PrepareError;
 use crate::request::LaunchRequest;
@@ -88,7 +90,21 @@ async fn run(
     };
     resolved.disk.from = base::ready(&resolved, making, observer).await?;
     phases.cut("base");
-    Ok(run_once(resolved, observer, phases).await?.code)
+    let watch = Rc::new(Watch::begin(
+        resolved.request.project.root(),
+        &resolved.request.integrity,
+    ));
+    resolved.watch = Some(Rc::clone(&watch));
+    let project = resolved.request.project.id().to_string();
+    let log = resolved.request.directories.audit_log();
+    let ended = run_once(resolved, observer, phases).await;
+    if let Some((report, session)) = watch.finish()
+        && !report.is_empty()
+    {
+        record(&report, &log, (&session, &project));
+        observer.event(LaunchEvent::Integrity(&report));
+    }
+    Ok(ended?.code)
 }
 
 /// The next news of the host's logins.

@@ -14,6 +14,7 @@ mod event;
 mod guest_program;
 mod guest_view;
 mod host_logins;
+mod integrity;
 mod launch;
 mod link;
 mod machine;
@@ -37,6 +38,7 @@ pub use base::{
 pub use boot::{BootError, Booting};
 pub use event::{LaunchEvent, LaunchObserver};
 pub use guest_view::GuestPathInvalid;
+pub use integrity::{Change, ChangeKind, GitAccess, IntegrityReport, IntegritySettings};
 pub use launch::{LaunchError, launch};
 pub use link::{LinkError, serve_link};
 pub use machine::MachineEnded;

@@ -2,7 +2,7 @@
 //! mounts and machine from it, so that what is shown is what is done. Holds no token.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use agent_vm_credentials::{Credential, HeaderSpec};
 use agent_vm_egress::{ProxyServer, ProxySettings};
@@ -11,8 +11,11 @@ use serde::Serialize;
 
 use crate::base::Bases;
 use crate::host_logins::renewed_at;
+use crate::integrity::{GitAccess, protected_paths};
 use crate::publish::PublishSettings;
-use crate::request::{LaunchRequest, Machine, Mount, Origin, ResolveOverride, ShareKind, Streams};
+use crate::request::{
+    LaunchRequest, Machine, Mount, Origin, ResolveOverride, ShareAccess, ShareKind, Streams,
+};
 
 /// Everything one launch would enforce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +28,8 @@ pub struct Plan {
     pub setup: PlannedSetup,
     /// All host directories and files the guest sees, a parent before what lies below it.
     pub mounts: Vec<Mount>,
+    /// Paths of the host that stay read-only, with everything below them, although they are in mounts that can be written.
+    pub protected: Vec<PathBuf>,
     /// Tokens by name; only these hosts receive them, only in this header.
     pub credentials: Vec<PlannedCredential>,
     /// What the guest may reach.
@@ -140,6 +145,7 @@ impl Plan {
             .files
             .iter()
             .chain(&request.credentials.guest_files);
+        let mounts = mounts(request);
         let env = request
             .credentials
             .guest_env
@@ -167,7 +173,8 @@ impl Plan {
                 project: request.setup.project.titles(),
                 ignored: request.setup.bases == Bases::Ignore,
             },
-            mounts: mounts(request),
+            protected: protected(request, &mounts),
+            mounts,
             credentials: request
                 .credentials
                 .credentials
@@ -194,6 +201,26 @@ fn mounts(request: &LaunchRequest) -> Vec<Mount> {
     mounts.extend(request.mounts.iter().cloned());
     mounts.sort_by_key(|mount| mount.guest.components().count());
     mounts
+}
+
+/// What git runs of the project's repository, and of those of other mounts.
+fn protected(request: &LaunchRequest, mounts: &[Mount]) -> Vec<PathBuf> {
+    if request.integrity.git == GitAccess::Writable {
+        return Vec::new();
+    }
+    let writable = |mount: &&Mount| {
+        mount.access == ShareAccess::ReadWrite && mount.kind == ShareKind::Directory
+    };
+    let mut roots: Vec<&Path> = mounts.iter().filter(writable).map(|m| &*m.host).collect();
+    // Also where the project itself cannot be written, but another mount it lies in can.
+    roots.push(request.project.root());
+    roots.sort();
+    roots.dedup();
+    let below = |root: &Path| {
+        let paths = protected_paths(root).into_iter();
+        paths.map(|path| root.join(path)).collect::<Vec<_>>()
+    };
+    roots.into_iter().flat_map(below).collect()
 }
 
 fn network(request: &LaunchRequest) -> PlannedNetwork {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use agent_vm_credentials::Credential;
 use agent_vm_egress::{
     AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule,
-    HeaderRuleError, IssuerClient, ResolveOverride, TokenEndpoints, UpstreamRoots,
+    HeaderRuleError, IssuerClient, ResolveOverride, TokenEndpoints, UpstreamRoots, UsageLog,
 };
 use agent_vm_image::{DiskError, DiskFrom, Lease, StoreError, clone_disk, disk_from};
 use agent_vm_state::{SessionDirectory, SessionError, SessionId};
@@ -159,10 +159,25 @@ fn shares(plan: &Plan) -> Result<Vec<vmm::Share>, PrepareError> {
         Ok(vmm::Share {
             root,
             access,
-            protected: Vec::new(),
+            protected: protected(plan, mount),
         })
     };
     plan.mounts.iter().map(share).collect()
+}
+
+/// What of a mount stays as it is, in the mount's own terms.
+fn protected(plan: &Plan, mount: &Mount) -> Vec<vmm::ProtectedPath> {
+    if mount.access == ShareAccess::ReadOnly {
+        return Vec::new();
+    }
+    let inside = |path: &PathBuf| {
+        let path = path.strip_prefix(&mount.host).ok()?.to_str()?;
+        (!path.is_empty()).then(|| vmm::ProtectedPath {
+            path: path.to_owned(),
+            when_missing: vmm::WhenMissing::DenyCreation,
+        })
+    };
+    plan.protected.iter().filter_map(inside).collect()
 }
 
 fn open(
@@ -215,6 +230,8 @@ pub(crate) fn egress(
         proxies: proxies.clone(),
         audit: audit()?,
     })?;
+    let (usage, project) = (request.directories.usage(), request.project.id());
+    egress.count_usage(UsageLog::new(&usage, session.as_str(), project.as_str()));
     Ok((egress, news))
 }
 

@@ -15,6 +15,7 @@ use agent_vm_state::{HostDirectories, Project};
 use serde::Serialize;
 
 use crate::base::SetupRequest;
+use crate::integrity::IntegritySettings;
 use crate::publish::PublishSettings;
 
 /// One launch.
@@ -26,6 +27,8 @@ pub struct LaunchRequest {
     pub project_access: ShareAccess,
     /// More host directories and files, in the order given; checked against each other.
     pub mounts: Vec<Mount>,
+    /// What must not be changed unnoticed.
+    pub integrity: IntegritySettings,
     /// What runs in the guest.
     pub program: Program,
     /// The image it runs in.

@@ -3,10 +3,12 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use agent_vm_image::{ApiMismatch, Image, Reference, ReferenceError, Store, StoreError, check_api};
 use agent_vm_protocol::IMAGE_API_VERSION;
 
+use crate::integrity::Watch;
 use crate::plan::Plan;
 use crate::publish::{BindError, BoundPorts, bind};
 use crate::request::LaunchRequest;
@@ -21,6 +23,8 @@ pub struct Resolved {
     pub(crate) disk: DiskPlan,
     /// The host's ports, once they are taken.
     pub(crate) ports: Option<BoundPorts>,
+    /// Files that must not be changed unnoticed; of launches that run a user's program.
+    pub(crate) watch: Option<Rc<Watch>>,
 }
 
 /// How the writable disk begins and what becomes of it.
@@ -106,6 +110,7 @@ impl Resolved {
             image,
             disk: DiskPlan::default(),
             ports: None,
+            watch: None,
         })
     }
 

@@ -80,6 +80,12 @@ impl HostDirectories {
         self.state.join("projects").join(id.as_str())
     }
 
+    /// What models used, one file of JSON lines per launch that asked any; outlives them.
+    #[must_use]
+    pub fn usage(&self) -> PathBuf {
+        self.state.join("usage")
+    }
+
     /// One JSON line per egress decision, of all launches; outlives them.
     #[must_use]
     pub fn audit_log(&self) -> PathBuf {

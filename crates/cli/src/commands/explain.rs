@@ -136,6 +136,9 @@ fn render(plan: &Plan) -> String {
     line("disk", &format!("{disk}{}", origin("disk")));
     line("kernel", &machine.kernel.display().to_string());
     list(&mut line, "mounts", plan.mounts.iter().map(mount));
+    let protected = plan.protected.iter();
+    let protected = protected.map(|path| format!("{} (read)", path.display()));
+    list(&mut line, "protected", protected);
     list(
         &mut line,
         "credentials",

@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell};
 use agent_vm_credentials::Notice;
 use agent_vm_image::Store;
 use agent_vm_launch::{
-    BaseEvent, LaunchError, LaunchEvent, LaunchObserver, LaunchRequest, MAX_MIRRORED, Phase,
-    PublishEvent, SetupReason, Streams, launch,
+    BaseEvent, Change, IntegrityReport, LaunchError, LaunchEvent, LaunchObserver, LaunchRequest,
+    MAX_MIRRORED, Phase, PublishEvent, SetupReason, Streams, launch,
 };
 
 use crate::args::{ByteSize, Target};
@@ -175,8 +175,31 @@ impl LaunchObserver for Shown {
             }
             LaunchEvent::Warning(text) => self.ui.warn(&harmless(text)),
             LaunchEvent::Base(event) => tell_base(&event, self.ui),
+            LaunchEvent::Integrity(report) => tell_changes(report, self.ui),
             LaunchEvent::Publish(event) => self.tell_publish(&event),
         }
+    }
+}
+
+/// What the session left otherwise than it was: one block.
+fn tell_changes(report: &IntegrityReport, ui: Ui) {
+    if !report.changes.is_empty() {
+        ui.warn(
+            "files that git, editors or agents act upon are not as they were before this session:",
+        );
+        for Change { path, kind } in &report.changes {
+            ui.status(&format!(
+                "  {kind:<8} {}",
+                harmless(&path.to_string_lossy())
+            ));
+        }
+        if report.more > 0 {
+            ui.status(&format!("  and {} more", report.more));
+        }
+        ui.hint("look at them before you run anything in this project on this machine");
+    }
+    for gap in &report.gaps {
+        ui.warn(&format!("not all watched files were compared: {gap}"));
     }
 }
 

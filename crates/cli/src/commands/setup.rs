@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use agent_vm_agents::AgentId;
 use agent_vm_credentials::Collected;
 use agent_vm_launch::{
-    Bases, Diagnostics, ImageSource, LaunchRequest, MachineSize, NetworkSettings, Program,
-    SetupRequest, ShareAccess, Streams,
+    Bases, Diagnostics, ImageSource, IntegritySettings, LaunchRequest, MachineSize,
+    NetworkSettings, Program, SetupRequest, ShareAccess, Streams,
 };
 use agent_vm_state::{HostDirectories, Project};
 
@@ -63,6 +63,7 @@ fn request(
     Ok(LaunchRequest {
         project: empty_project(&directories)?,
         project_access: ShareAccess::ReadOnly,
+        integrity: IntegritySettings::default(),
         mounts: Vec::new(),
         program: Program {
             agent: "setup".to_owned(),

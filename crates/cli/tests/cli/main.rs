@@ -11,6 +11,7 @@ mod egress_log;
 mod explain;
 mod host;
 mod image;
+mod model_usage;
 mod network;
 mod progress;
 mod publish;

@@ -28,3 +28,4 @@ mod smuggling;
 mod splice;
 mod streams;
 mod upstream;
+mod usage;

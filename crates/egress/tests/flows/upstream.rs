@@ -218,7 +218,9 @@ impl Upstream {
         mut request: Request<Incoming>,
     ) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
         let path = request.uri().path().to_owned();
-        let upgrade = (path == "/socket").then(|| hyper::upgrade::on(&mut request));
+        let upgrade = path
+            .starts_with("/socket")
+            .then(|| hyper::upgrade::on(&mut request));
         let (head, body) = request.into_parts();
         if path == "/slow" {
             let waiting = Waiting(Some(Rc::clone(&self.abandoned)));
@@ -230,6 +232,11 @@ impl Upstream {
             .await
             .map(|body| (body.trailers().cloned(), body.to_bytes()));
         let (trailers, body) = body.unwrap_or_default();
+        let echoed = path.starts_with("/echo/").then(|| {
+            let kind = head.headers["x-kind"].clone();
+            let answer = Response::builder().header("content-type", kind);
+            answer.body(Full::new(body.clone()).boxed()).unwrap()
+        });
         self.seen.borrow_mut().push(Seen {
             version: head.version,
             target: head
@@ -240,6 +247,9 @@ impl Upstream {
             body,
             trailers,
         });
+        if let Some(echoed) = echoed {
+            return Ok(echoed);
+        }
         let mode = self
             .seen
             .borrow()

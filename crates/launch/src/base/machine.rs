@@ -91,6 +91,7 @@ pub(super) fn at_level(
         image: resolved.image.clone(),
         disk: DiskPlan::default(),
         ports: None,
+        watch: None,
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) fn request(project: &Path) -> LaunchRequest {
         project: Project::exactly(project).unwrap(),
         project_access: ShareAccess::ReadWrite,
         mounts: Vec::new(),
+        integrity: crate::integrity::IntegritySettings::default(),
         program: Program {
             agent: "run".to_owned(),
             argv: vec!["ls".into()],

@@ -16,6 +16,7 @@ mod exit_codes;
 mod explain;
 mod grants;
 mod images;
+mod integrity;
 mod layers;
 mod ports;
 mod shares;

@@ -53,6 +53,7 @@ fn resolved(directory: &std::path::Path) -> Resolved {
         },
         disk: DiskPlan::default(),
         ports: None,
+        watch: None,
         request,
     }
 }
