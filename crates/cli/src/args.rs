@@ -14,6 +14,7 @@ use crate::argument_rule::{Arity, Boundary, KnownOption, divide};
 
 mod egress;
 mod image;
+mod keys;
 mod network;
 mod publish;
 mod usage;
@@ -21,6 +22,7 @@ mod values;
 
 pub(crate) use egress::{EgressArgs, EgressCommand, EgressLogArgs};
 pub(crate) use image::{ImageArgs, ImageCommand};
+pub(crate) use keys::{AgentKeys, KeyOptions};
 pub(crate) use network::NetworkOptions;
 pub(crate) use publish::{PublishFormError, PublishOptions, parse_publish};
 pub(crate) use usage::UsageArgs;
@@ -160,6 +162,8 @@ pub(crate) struct LaunchOptions {
     /// The guest's git and gh may use your GitHub login, with all its rights
     #[arg(long, help_heading = "Environment and secrets")]
     pub(crate) github: bool,
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
     #[command(flatten)]
     pub(crate) network: NetworkOptions,
     /// Dial HOST:PORT at this address (repeatable)
@@ -367,7 +371,8 @@ fn apply_rule(
 /// Every option of a command.
 fn known_options(command: &clap::Command) -> Vec<KnownOption> {
     let options = command.get_arguments().filter_map(|argument| {
-        let arity = if argument.get_action().takes_values() {
+        // A value that only comes after `=` is never the next argument.
+        let arity = if argument.get_action().takes_values() && !argument.is_require_equals_set() {
             Arity::Value
         } else {
             Arity::Flag

@@ -22,6 +22,7 @@ use crate::args::{LaunchOptions, Target};
 use crate::command_error::{CommandError, UsageError};
 use crate::env_vars::{self, EnvVars};
 use crate::image_settings::ImageSettings;
+use crate::key_agents::key_agents;
 use crate::mounts;
 use crate::network_settings::Reach;
 use crate::publish_settings;
@@ -162,6 +163,7 @@ pub(crate) fn build(
             kernel,
         },
         credentials,
+        key_agents: key_agents(&options.keys, &context.env)?,
         network,
         directories,
         streams: streams(),

@@ -14,6 +14,7 @@ mod host_facts;
 mod image_settings;
 mod internal_commands;
 mod kernel_file;
+mod key_agents;
 mod launch_request;
 mod mounts;
 mod network_settings;

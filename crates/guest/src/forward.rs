@@ -3,6 +3,8 @@
 //! One thread of PID 1, one `epoll` set, one frame stream to the launcher (see [`ForwardRequest`]). A stream is tried at the
 //! guest's loopback first (IPv4, then IPv6), then at the guest's own addresses, so a server is reached wherever it listens.
 //!
+//! Connections to the sockets that `Boot` names become streams to services of the host.
+//!
 //! Rules:
 //! - What the host sends is held only within the window granted; more ends the stream.
 //! - Servers are read only while the host granted room and the frame stream has some: a slow client stops its server, and
@@ -17,7 +19,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent_vm_protocol::{
-    ForwardReply, ForwardRequest, Forwarding, MAX_FORWARD_STREAMS, PortProtocol, StreamId,
+    ForwardReply, ForwardRequest, Forwarding, GUEST_STREAM, HostSocket, MAX_FORWARD_STREAMS,
+    PortProtocol, StreamId,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -32,9 +35,11 @@ use crate::listeners::Listeners;
 
 mod bytes;
 mod datagrams;
+mod sockets;
 
 use bytes::ByteStream;
 use datagrams::DatagramStream;
+use sockets::Sockets;
 
 /// Events taken in one turn.
 const TURN: usize = 64;
@@ -44,6 +49,9 @@ const DESCRIPTORS: u64 = 2 * MAX_FORWARD_STREAMS as u64;
 
 /// `EventData` of the frame stream; stream ids are `u32`.
 const HOST: u64 = u64::MAX;
+
+/// `EventData` of the first of the sockets; the others follow.
+const SOCKETS: u64 = 1 << 32;
 
 /// The frame stream, seen from the guest.
 pub(crate) type Frames = FrameStream<ForwardRequest, ForwardReply>;
@@ -59,12 +67,18 @@ pub(crate) enum Progress {
     Broken,
 }
 
-/// Starts the forwarder on a thread of its own. `own` are the addresses of the guest's card.
+/// Starts the forwarder on a thread of its own. `own` are the addresses of the guest's card; connections to `sockets` are
+/// streams to the host.
 ///
 /// # Errors
 /// The kernel gives no thread or descriptors.
-pub fn spawn(socket: OwnedFd, forwarding: Forwarding, own: Vec<IpAddr>) -> io::Result<()> {
-    let forwarder = Forwarder::new(socket, forwarding, own)?;
+pub fn spawn(
+    socket: OwnedFd,
+    forwarding: Forwarding,
+    own: Vec<IpAddr>,
+    sockets: &[HostSocket],
+) -> io::Result<()> {
+    let forwarder = Forwarder::new(socket, forwarding, own)?.with_sockets(sockets)?;
     let run = move || {
         let error = forwarder.run();
         if !matches!(error, ControlError::Closed) {
@@ -85,6 +99,7 @@ pub struct Forwarder {
     streams: BTreeMap<StreamId, Stream>,
     targets: Vec<IpAddr>,
     listeners: Option<Listeners>,
+    sockets: Sockets,
     scratch: Vec<u8>,
 }
 
@@ -123,8 +138,22 @@ impl Forwarder {
             streams: BTreeMap::new(),
             targets,
             listeners,
+            sockets: Sockets::default(),
             scratch: Vec::new(),
         })
+    }
+
+    /// The same with sockets, at which it listens from now on.
+    ///
+    /// # Errors
+    /// A socket cannot be made.
+    pub fn with_sockets(mut self, sockets: &[HostSocket]) -> io::Result<Self> {
+        self.sockets = Sockets::listen(sockets)?;
+        for (data, listener) in (SOCKETS..).zip(self.sockets.descriptors()) {
+            let data = EventData::new_u64(data);
+            epoll::add(&self.epoll, listener, data, EventFlags::IN)?;
+        }
+        Ok(self)
     }
 
     /// Serves until the stream to the host ends; gives why.
@@ -147,11 +176,10 @@ impl Forwarder {
         for event in self.wait(now)? {
             match event.data.u64() {
                 HOST => self.serve_host(event.flags)?,
-                id => {
-                    if let Ok(id) = u32::try_from(id) {
-                        self.serve_stream(StreamId(id), event.flags)?;
-                    }
-                }
+                data => match u32::try_from(data) {
+                    Ok(id) => self.serve_stream(StreamId(id), event.flags)?,
+                    Err(_socket) => self.serve_socket(data - SOCKETS)?,
+                },
             }
         }
         Ok(())
@@ -250,6 +278,22 @@ impl Forwarder {
         };
         let interest = EventFlags::empty();
         self.settle(id, Stream { kind, interest }, Progress::Open)
+    }
+
+    /// Begins a stream for each program that waits at a socket.
+    fn serve_socket(&mut self, socket: u64) -> Result<(), ControlError> {
+        let index = usize::try_from(socket).unwrap_or(usize::MAX);
+        loop {
+            let theirs = StreamId(GUEST_STREAM)..;
+            let open = self.streams.range(theirs).count();
+            let Some((id, service, connection)) = self.sockets.accept(index, open) else {
+                return Ok(());
+            };
+            self.frames.send(&ForwardReply::Open { id, service })?;
+            let kind = Kind::Bytes(ByteStream::accepted(connection));
+            let interest = EventFlags::empty();
+            self.settle(id, Stream { kind, interest }, Progress::Open)?;
+        }
     }
 
     fn serve_stream(&mut self, id: StreamId, flags: EventFlags) -> Result<(), ControlError> {

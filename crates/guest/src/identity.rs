@@ -87,6 +87,7 @@ mod tests {
             max_open_files: 1024,
             canary: None,
             forwarding: agent_vm_protocol::Forwarding::Off,
+            sockets: Vec::new(),
         };
         let tree = Tree::open(directory.path().to_str().unwrap()).unwrap();
         assert!(write_files(&tree, &boot).unwrap().is_empty());

@@ -160,7 +160,7 @@ fn become_machine(control: &mut Control, mut timings: Timings) -> Result<Guest, 
     warnings.extend(
         forward(&boot)
             .err()
-            .map(|error| format!("cannot publish ports: {error}")),
+            .map(|error| format!("cannot publish ports or reach agents of the host: {error}")),
     );
     canary.map_or(Ok(()), Attempt::refused)?;
     timings.ready_ns = now();
@@ -193,7 +193,7 @@ fn forward(boot: &Boot) -> io::Result<()> {
     }
     let socket = sys::connect_to_host(FORWARD_PORT)?;
     let addresses = boot.network.iter().flat_map(own_addresses).collect();
-    forward::spawn(socket, boot.forwarding, addresses)
+    forward::spawn(socket, boot.forwarding, addresses, &boot.sockets)
 }
 
 fn own_addresses(network: &Network) -> impl Iterator<Item = IpAddr> + use<> {

@@ -131,6 +131,7 @@ impl Prepared {
         let publish = publish.map(|stream| ToPublish {
             ports: resolved.ports.unwrap_or_default(),
             settings: request.network.publish.clone(),
+            agents: request.key_agents.clone(),
             stream,
         });
         let parts = Parts {

@@ -12,6 +12,7 @@ use agent_vm_protocol::{
     Network, Root, Share, ShareKind, Upper,
 };
 
+use crate::keys::SSH_SOCKET;
 use crate::plan::Plan;
 use crate::publish::forwarding;
 use crate::request::{LaunchRequest, Mount, ShareAccess, ShareKind as MountKind};
@@ -102,10 +103,12 @@ pub(crate) fn boot(
         sysctls: Vec::new(),
         max_open_files: GUEST_OPEN_FILES,
         canary: Some(canary(egress)),
-        forwarding: forwarding(&request.network.publish),
+        forwarding: forwarding(&request.network.publish, &request.key_agents),
+        sockets: request.key_agents.sockets()?,
     })
 }
 
+/// What the guest's network must refuse.
 fn canary(egress: &Egress) -> Canary {
     let canary = egress.canary();
     let (address, port) = canary.destination();
@@ -160,6 +163,9 @@ pub(crate) fn environment(
     variables.extend(image_env.iter().filter_map(|entry| entry.split_once('=')));
     variables.insert("HOME", GUEST_HOME);
     variables.extend(AUTHORITY_VARIABLES);
+    if request.key_agents.ssh.is_some() {
+        variables.insert("SSH_AUTH_SOCK", SSH_SOCKET);
+    }
     let given = request
         .credentials
         .guest_env

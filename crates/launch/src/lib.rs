@@ -15,6 +15,7 @@ mod guest_program;
 mod guest_view;
 mod host_logins;
 mod integrity;
+mod keys;
 mod launch;
 mod link;
 mod machine;
@@ -39,6 +40,9 @@ pub use boot::{BootError, Booting};
 pub use event::{LaunchEvent, LaunchObserver};
 pub use guest_view::GuestPathInvalid;
 pub use integrity::{Change, ChangeKind, GitAccess, IntegrityReport, IntegritySettings};
+pub use keys::{
+    FindAgentError, KeyAgents, KeyFilter, KeyFilterError, SshAgent, find_gpg_agent, find_ssh_agent,
+};
 pub use launch::{LaunchError, launch};
 pub use link::{LinkError, serve_link};
 pub use machine::MachineEnded;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::base::Bases;
 use crate::host_logins::renewed_at;
 use crate::integrity::{GitAccess, protected_paths};
+use crate::keys::KeyAgents;
 use crate::publish::PublishSettings;
 use crate::request::{
     LaunchRequest, Machine, Mount, Origin, ResolveOverride, ShareAccess, ShareKind, Streams,
@@ -32,6 +33,8 @@ pub struct Plan {
     pub protected: Vec<PathBuf>,
     /// Tokens by name; only these hosts receive them, only in this header.
     pub credentials: Vec<PlannedCredential>,
+    /// Agents of the host whose keys the guest may use.
+    pub key_agents: KeyAgents,
     /// What the guest may reach.
     pub network: PlannedNetwork,
     /// Processors, memory, disk, kernel.
@@ -181,6 +184,7 @@ impl Plan {
                 .iter()
                 .map(planned)
                 .collect(),
+            key_agents: request.key_agents.clone(),
             network: network(request),
             machine: request.machine.clone(),
             streams: request.streams,

@@ -30,8 +30,10 @@ pub(crate) use bind::{BoundPorts, bind};
 pub use mirror::MAX_MIRRORED;
 pub use settings::{AutoPublish, PublishSettings, PublishedPort};
 
+use crate::keys::KeyAgents;
 use bind::Bound;
 use mirror::Mirror;
+pub(crate) use mux::Flow;
 use mux::Mux;
 
 /// News that may wait for the observer; more are lost.
@@ -67,6 +69,8 @@ pub enum PublishEvent {
 pub(crate) struct ToPublish {
     pub(crate) ports: BoundPorts,
     pub(crate) settings: PublishSettings,
+    /// What streams of the guest may ask for.
+    pub(crate) agents: KeyAgents,
     pub(crate) stream: UnixStream,
 }
 
@@ -88,8 +92,11 @@ impl News {
 }
 
 /// What the guest is to do for these settings.
-pub(crate) fn forwarding(settings: &PublishSettings) -> Forwarding {
-    match (&settings.auto, settings.ports.is_empty()) {
+pub(crate) fn forwarding(settings: &PublishSettings, agents: &KeyAgents) -> Forwarding {
+    match (
+        &settings.auto,
+        settings.ports.is_empty() && agents.is_empty(),
+    ) {
         (Some(_), _) => Forwarding::ConnectAndReport,
         (None, false) => Forwarding::Connect,
         (None, true) => Forwarding::Off,
@@ -106,7 +113,7 @@ impl Publishing {
     ) -> std::io::Result<(Self, mpsc::Receiver<PublishEvent>)> {
         let (sender, receiver) = mpsc::channel(MAX_NEWS);
         let news = News(sender);
-        let mux = Rc::new(Mux::default());
+        let mux = Rc::new(Mux::serving(publish.agents));
         let mut services = JoinSet::new();
         let (reader, writer) = publish.stream.into_split();
         let (reading, told) = (Rc::clone(&mux), news.clone());
@@ -151,6 +158,14 @@ impl Publishing {
             _services: services,
         };
         Ok((this, receiver))
+    }
+}
+
+#[cfg(test)]
+impl Publishing {
+    /// How many streams there are.
+    pub(crate) fn open_flows(&self) -> usize {
+        self.mux.open_flows()
     }
 }
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::base::SetupRequest;
 use crate::integrity::IntegritySettings;
+use crate::keys::KeyAgents;
 use crate::publish::PublishSettings;
 
 /// One launch.
@@ -39,6 +40,8 @@ pub struct LaunchRequest {
     pub machine: Machine,
     /// Tokens and what the guest gets in their stead.
     pub credentials: Collected,
+    /// Agents of the host whose keys the guest may use.
+    pub key_agents: KeyAgents,
     /// What the guest may reach, and how.
     pub network: NetworkSettings,
     /// Where state and sessions live.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::forward::Forwarding;
+use crate::forward::{Forwarding, HostSocket};
 use crate::guest_path::GuestPath;
 
 /// What the guest needs to become the machine of this launch.
@@ -32,6 +32,8 @@ pub struct Boot {
     pub canary: Option<Canary>,
     /// Whether ports of the guest are published on the host.
     pub forwarding: Forwarding,
+    /// Sockets of the guest that lead to services of the host. With any, `forwarding` is not `Off`.
+    pub sockets: Vec<HostSocket>,
 }
 
 /// The root file system. Disks are virtio-blk in this order: the image, then the writable disk.

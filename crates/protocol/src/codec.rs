@@ -271,7 +271,12 @@ fn parse<M: Message>(payload: &[u8]) -> Result<M, DecodeError> {
 }
 
 fn boot_within_limits(boot: &Boot) -> bool {
-    let lists = [boot.shares.len(), boot.files.len(), boot.sysctls.len()];
+    let lists = [
+        boot.shares.len(),
+        boot.files.len(),
+        boot.sysctls.len(),
+        boot.sockets.len(),
+    ];
     lists.iter().all(|length| *length <= MAX_BOOT_LIST)
 }
 

@@ -1,4 +1,5 @@
-//! Forwarding: connections of the host to ports of the guest, on a stream of their own beside the control stream.
+//! Forwarding: connections of the host to ports of the guest, and of the guest to services of the host, on a stream of
+//! their own beside the control stream.
 //!
 //! The framing is that of the control stream. The host opens streams, the guest connects each to a port of its own:
 //!
@@ -13,6 +14,9 @@
 //! Reset{id}                  ◄──────►  at any time: over at once; refused, reset, or given up
 //! ```
 //!
+//! The guest opens streams in the same way, by `Open{id, service}`, for connections to the sockets that `Boot` names; their
+//! ids have the bit [`GUEST_STREAM`]. What the host does not serve it resets.
+//!
 //! Each direction of each stream has a window of [`FORWARD_WINDOW`] bytes, as on the control stream. A datagram is one
 //! `Data`; one that does not fit into the window is lost, as datagrams are. Messages for a stream that is unknown or over
 //! are ignored: they crossed its end.
@@ -23,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::MAX_CHUNK;
 use crate::codec::{MAX_GUEST_PAYLOAD, MAX_HOST_PAYLOAD, Message};
+use crate::guest_path::GuestPath;
 
 /// vsock port on the host (CID 2) the guest's forwarder connects to.
 pub const FORWARD_PORT: u32 = 1025;
@@ -33,10 +38,16 @@ pub const FORWARD_WINDOW: u32 = 128 * 1024;
 /// Most forwarded streams at a time, datagram peers included.
 pub const MAX_FORWARD_STREAMS: usize = 1024;
 
+/// Most streams at a time that the guest opened.
+pub const MAX_GUEST_STREAMS: usize = 32;
+
+/// The bit that ids of streams have which the guest opened, and no others.
+pub const GUEST_STREAM: u32 = 1 << 31;
+
 /// Most ports in one [`ForwardReply::Listening`].
 pub const MAX_LISTENING: usize = 256;
 
-/// Names one forwarded stream. Chosen by the host, never used twice.
+/// Names one forwarded stream. Chosen by who opens it, ascending, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StreamId(pub u32);
 
@@ -58,6 +69,24 @@ impl fmt::Display for PortProtocol {
             Self::Udp => "udp",
         })
     }
+}
+
+/// What the host serves to the guest's programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum HostService {
+    /// The user's SSH agent, filtered.
+    SshAgent,
+    /// The user's GPG agent, filtered.
+    GpgAgent,
+}
+
+/// A unix socket of the guest. Connections to it are streams to a service of the host. In `Boot`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSocket {
+    /// Where its connections lead.
+    pub service: HostService,
+    /// Where it is; of the guest's root alone.
+    pub path: GuestPath,
 }
 
 /// What the guest does about its ports. In `Boot`.
@@ -119,6 +148,13 @@ pub enum ForwardReply {
         /// The ports; at most `MAX_LISTENING`, the lowest.
         ports: Vec<u16>,
     },
+    /// A program connected to a socket of `Boot`.
+    Open {
+        /// The name of the new stream, with [`GUEST_STREAM`].
+        id: StreamId,
+        /// What it asks for.
+        service: HostService,
+    },
     /// Bytes of the guest's server (never none), or one datagram; at most `MAX_CHUNK`.
     Data {
         /// Which stream.
@@ -152,7 +188,7 @@ impl Message for ForwardRequest {
     fn within_limits(&self) -> bool {
         match self {
             Self::Data { data, .. } => data.len() <= MAX_CHUNK,
-            Self::Open { port, .. } => *port != 0,
+            Self::Open { id, port, .. } => *port != 0 && id.0 & GUEST_STREAM == 0,
             Self::Eof { .. } | Self::Reset { .. } | Self::Credit { .. } => true,
         }
     }
@@ -164,6 +200,7 @@ impl Message for ForwardReply {
     fn within_limits(&self) -> bool {
         match self {
             Self::Data { data, .. } => data.len() <= MAX_CHUNK,
+            Self::Open { id, .. } => id.0 & GUEST_STREAM != 0,
             Self::Listening { ports } => {
                 ports.len() <= MAX_LISTENING
                     && ports.first().is_none_or(|port| *port != 0)
@@ -225,6 +262,26 @@ mod tests {
         for bad in [(1..=257).collect(), vec![0], vec![2, 1], vec![5, 5]] {
             assert_eq!(decode(ports(bad)), Err(DecodeError::OverLimit));
         }
+    }
+
+    #[test]
+    fn each_side_names_its_own_streams() {
+        let service = HostService::SshAgent;
+        let decode = |wire: Vec<u8>| Decoder::<ForwardReply>::new().next(&mut wire.as_slice());
+        let id = StreamId(GUEST_STREAM | 3);
+        assert!(decode(wire(&ForwardReply::Open { id, service })).is_ok());
+        let theirs = ForwardReply::Open {
+            id: StreamId(3),
+            service,
+        };
+        assert_eq!(decode(wire(&theirs)), Err(DecodeError::OverLimit));
+        let open = ForwardRequest::Open {
+            id,
+            protocol: PortProtocol::Tcp,
+            port: 1,
+        };
+        let read = Decoder::<ForwardRequest>::new().next(&mut wire(&open).as_slice());
+        assert_eq!(read, Err(DecodeError::OverLimit));
     }
 
     #[test]

@@ -45,8 +45,9 @@ pub use exec::{
     Exec, ExecFailure, ExecFailureKind, ExecId, ExitStatus, OutputStream, Tty, User, WindowSize,
 };
 pub use forward::{
-    FORWARD_PORT, FORWARD_WINDOW, ForwardReply, ForwardRequest, Forwarding, MAX_FORWARD_STREAMS,
-    MAX_LISTENING, PortProtocol, StreamId,
+    FORWARD_PORT, FORWARD_WINDOW, ForwardReply, ForwardRequest, Forwarding, GUEST_STREAM,
+    HostService, HostSocket, MAX_FORWARD_STREAMS, MAX_GUEST_STREAMS, MAX_LISTENING, PortProtocol,
+    StreamId,
 };
 pub use guest_path::{GuestPath, GuestPathError, MAX_PATH};
 pub use messages::{Access, GuestError, GuestErrorKind, GuestMessage, HostMessage, Timings};

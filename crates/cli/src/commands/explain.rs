@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use agent_vm_image::{Reference, Store};
 use agent_vm_launch::{
-    AutoPublish, LaunchRequest, MAX_MIRRORED, Mount, Plan, PlannedCredential, PlannedNetwork,
-    PlannedProxies, ShareAccess,
+    AutoPublish, KeyAgents, LaunchRequest, MAX_MIRRORED, Mount, Plan, PlannedCredential,
+    PlannedNetwork, PlannedProxies, ShareAccess,
 };
 use agent_vm_policy::{HOST_SERVICE_NAME, HostPattern, Preset};
 
@@ -135,15 +135,13 @@ fn render(plan: &Plan) -> String {
     let disk = ByteSize::from_mib(machine.disk_bytes >> 20);
     line("disk", &format!("{disk}{}", origin("disk")));
     line("kernel", &machine.kernel.display().to_string());
-    list(&mut line, "mounts", plan.mounts.iter().map(mount));
-    let protected = plan.protected.iter();
-    let protected = protected.map(|path| format!("{} (read)", path.display()));
-    list(&mut line, "protected", protected);
+    files(&mut line, plan);
     list(
         &mut line,
         "credentials",
         plan.credentials.iter().map(credential),
     );
+    list(&mut line, "agents", agents(&plan.key_agents).into_iter());
     network(&mut line, &plan.network, &origin("policy"));
     list(
         &mut line,
@@ -230,6 +228,28 @@ fn network(line: &mut impl FnMut(&str, &str), network: &PlannedNetwork, origin: 
             line("", "narrowed to the built-in list");
         }
     }
+}
+
+/// Files of the host that the guest sees, and what of them it cannot change.
+fn files(line: &mut impl FnMut(&str, &str), plan: &Plan) {
+    list(line, "mounts", plan.mounts.iter().map(mount));
+    let protected = plan.protected.iter();
+    let protected = protected.map(|path| format!("{} (read-only)", path.display()));
+    list(line, "protected", protected);
+}
+
+/// Agents of the host, and which of their keys.
+fn agents(agents: &KeyAgents) -> Vec<String> {
+    let ssh = agents.ssh.as_ref().map(|ssh| {
+        let keys: Vec<String> = ssh.keys.iter().map(ToString::to_string).collect();
+        match keys.is_empty() {
+            true => "SSH: sign with every key".to_owned(),
+            false => format!("SSH: sign with {}", keys.join(", ")),
+        }
+    });
+    let gpg = agents.gpg.as_ref();
+    let gpg = gpg.map(|_| "GPG: sign and decrypt, as far as gpg lets remote users".to_owned());
+    ssh.into_iter().chain(gpg).collect()
 }
 
 /// The proxies that connections go through.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use agent_vm_agents::AgentId;
 use agent_vm_credentials::Collected;
 use agent_vm_launch::{
-    Bases, Diagnostics, ImageSource, IntegritySettings, LaunchRequest, MachineSize,
+    Bases, Diagnostics, ImageSource, IntegritySettings, KeyAgents, LaunchRequest, MachineSize,
     NetworkSettings, Program, SetupRequest, ShareAccess, Streams,
 };
 use agent_vm_state::{HostDirectories, Project};
@@ -86,6 +86,7 @@ fn request(
             kernel,
         },
         credentials: Collected::default(),
+        key_agents: KeyAgents::default(),
         network: NetworkSettings::default(),
         directories,
         streams: Streams::Pipes,

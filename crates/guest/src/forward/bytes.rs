@@ -59,20 +59,30 @@ impl ByteStream {
     pub(super) fn open(mut targets: Vec<SocketAddr>) -> Option<Self> {
         targets.reverse();
         let socket = connect_next(&mut targets, SocketType::STREAM)?;
-        Some(Self {
+        let phase = Phase::Connecting {
+            others: targets,
+            limit: Instant::now() + CONNECT_LIMIT,
+        };
+        Some(Self::new(socket, phase))
+    }
+
+    /// Of a program that connected to a socket of ours.
+    pub(super) fn accepted(socket: OwnedFd) -> Self {
+        Self::new(socket, Phase::Connected)
+    }
+
+    fn new(socket: OwnedFd, phase: Phase) -> Self {
+        Self {
             socket,
             fresh: true,
-            phase: Phase::Connecting {
-                others: targets,
-                limit: Instant::now() + CONNECT_LIMIT,
-            },
+            phase,
             queue: VecDeque::new(),
             window: FORWARD_WINDOW,
             consumed: 0,
             upward: Upward::Open,
             room: FORWARD_WINDOW,
             finished: false,
-        })
+        }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

@@ -14,6 +14,7 @@ use super::store::NewBase;
 use super::{Bases, SetupRequest};
 use crate::event::LaunchObserver;
 use crate::guest_view::GUEST_HOME;
+use crate::keys::KeyAgents;
 use crate::launch::{LaunchError, run_once};
 use crate::phases::Phases;
 use crate::plan::Plan;
@@ -53,6 +54,7 @@ pub(super) fn setup_launch(
         mounts: recipe.mounts.clone(),
         program,
         credentials,
+        key_agents: KeyAgents::default(),
         streams: Streams::Report,
         setup: SetupRequest {
             bases: Bases::Ignore,

@@ -61,6 +61,7 @@ pub(crate) fn request(project: &Path) -> LaunchRequest {
             kernel: "/k".into(),
         },
         credentials: Collected::default(),
+        key_agents: crate::keys::KeyAgents::default(),
         network: NetworkSettings::default(),
         directories: HostDirectories::from_base(&base),
         streams: Streams::Pipes,

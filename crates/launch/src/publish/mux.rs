@@ -10,14 +10,15 @@ use std::io;
 use std::rc::Rc;
 
 use agent_vm_protocol::{
-    DecodeError, Decoder, FORWARD_WINDOW, ForwardReply, ForwardRequest, MAX_CHUNK,
-    MAX_FORWARD_STREAMS, PortProtocol, StreamId, encode,
+    DecodeError, Decoder, FORWARD_WINDOW, ForwardReply, ForwardRequest, GUEST_STREAM, HostService,
+    MAX_CHUNK, MAX_FORWARD_STREAMS, MAX_GUEST_STREAMS, PortProtocol, StreamId, encode,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
 
 use super::Connections;
+use crate::keys::{self, KeyAgents};
 
 /// Data is queued for the guest only while fewer bytes than this wait.
 const OUT_ROOM: usize = 256 * 1024;
@@ -57,15 +58,18 @@ pub(super) struct Mux {
     drained: Notify,
     flows: RefCell<HashMap<StreamId, Rc<State>>>,
     next: Cell<u32>,
+    /// The least id that the guest's next stream may have.
+    next_guest: Cell<u32>,
+    agents: Rc<KeyAgents>,
     over: Cell<bool>,
     listening: watch::Sender<Vec<u16>>,
     pub(super) connections: Connections,
     scratch: RefCell<Vec<u8>>,
 }
 
-/// One stream to a server of the guest. Dropped before its end, it is reset.
+/// One stream to a server of the guest, or of one of its programs. Dropped before its end, it is reset.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     mux: Rc<Mux>,
     id: StreamId,
     state: Rc<State>,
@@ -73,7 +77,7 @@ pub(super) struct Flow {
 
 /// The stream is over: the server refused or reset it, or all of it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reset;
+pub(crate) struct Reset;
 
 #[derive(Debug)]
 struct State {
@@ -100,6 +104,15 @@ enum Incoming {
 }
 
 impl Mux {
+    /// Without flows yet; streams of the guest lead to `agents`.
+    pub(super) fn serving(agents: KeyAgents) -> Self {
+        Self {
+            next_guest: Cell::new(GUEST_STREAM),
+            agents: Rc::new(agents),
+            ..Self::default()
+        }
+    }
+
     /// A new flow to a port of the guest; `None` when there are too many, or the stream is over. Wait for
     /// [room](Mux::room) before.
     pub(super) fn open(self: &Rc<Self>, protocol: PortProtocol, port: u16) -> Option<Flow> {
@@ -108,8 +121,11 @@ impl Mux {
             return None;
         }
         let id = StreamId(self.next.get());
-        // Ids are never used twice: after 2^32 flows there are no more.
-        self.next.set(id.0.checked_add(1)?);
+        // Ids are never used twice: after 2^31 flows there are no more.
+        if id.0 & GUEST_STREAM != 0 {
+            return None;
+        }
+        self.next.set(id.0 + 1);
         let state = Rc::new(State::new(protocol));
         flows.insert(id, Rc::clone(&state));
         drop(flows);
@@ -162,7 +178,7 @@ impl Mux {
     }
 
     /// Reads what the guest says, to the end.
-    pub(super) async fn read(&self, mut stream: OwnedReadHalf) -> MuxError {
+    pub(super) async fn read(self: &Rc<Self>, mut stream: OwnedReadHalf) -> MuxError {
         let mut decoder = Decoder::<ForwardReply>::new();
         let mut buffer = vec![0; MAX_CHUNK];
         loop {
@@ -178,7 +194,7 @@ impl Mux {
     }
 
     fn receive_all(
-        &self,
+        self: &Rc<Self>,
         decoder: &mut Decoder<ForwardReply>,
         mut input: &[u8],
     ) -> Result<(), MuxError> {
@@ -201,12 +217,36 @@ impl Mux {
         }
     }
 
-    fn receive(&self, reply: ForwardReply) -> Result<(), MuxError> {
+    /// A stream of the guest begins. Its ids ascend, so none is used twice.
+    fn opened(self: &Rc<Self>, id: StreamId, service: HostService) -> Result<(), MuxError> {
+        if id.0 < self.next_guest.get() {
+            return Err(MuxError::Unexpected);
+        }
+        self.next_guest.set(id.0.saturating_add(1));
+        let mut flows = self.flows.borrow_mut();
+        let theirs = flows.keys().filter(|id| id.0 & GUEST_STREAM != 0).count();
+        if theirs >= MAX_GUEST_STREAMS || self.agents.is_empty() {
+            drop(flows);
+            self.send(&ForwardRequest::Reset { id });
+            return Ok(());
+        }
+        let state = Rc::new(State::new(PortProtocol::Tcp));
+        flows.insert(id, Rc::clone(&state));
+        drop(flows);
+        let mux = Rc::clone(self);
+        let flow = Flow { mux, id, state };
+        let agents = Rc::clone(&self.agents);
+        self.connections.spawn(keys::serve(agents, service, flow));
+        Ok(())
+    }
+
+    fn receive(self: &Rc<Self>, reply: ForwardReply) -> Result<(), MuxError> {
         let id = match &reply {
             ForwardReply::Listening { ports } => {
                 self.listening.send_replace(ports.clone());
                 return Ok(());
             }
+            ForwardReply::Open { id, service } => return self.opened(*id, *service),
             ForwardReply::Data { id, .. }
             | ForwardReply::Eof { id }
             | ForwardReply::Reset { id }
@@ -227,7 +267,7 @@ impl Mux {
                 // More than a window is never outstanding.
                 state.room.set(room.min(FORWARD_WINDOW));
             }
-            ForwardReply::Listening { .. } => {}
+            ForwardReply::Listening { .. } | ForwardReply::Open { .. } => {}
         }
         state.changed.notify_waiters();
         Ok(())
@@ -306,12 +346,12 @@ impl Flow {
     ///
     /// # Errors
     /// The stream was reset; what was said before came first.
-    pub(super) async fn receive(&self) -> Result<Option<Vec<u8>>, Reset> {
+    pub(crate) async fn receive(&self) -> Result<Option<Vec<u8>>, Reset> {
         self.state.wait(State::next).await
     }
 
     /// Allows the server `bytes` more.
-    pub(super) fn grant(&self, bytes: usize) {
+    pub(crate) fn grant(&self, bytes: usize) {
         let state = &self.state;
         let bytes = u32::try_from(bytes).unwrap_or(0);
         let owed = state.owed.get().saturating_add(bytes);
@@ -328,7 +368,7 @@ impl Flow {
 
     /// Waits until something may be sent; gives how much, at most a chunk. Waits for ever once the stream is reset, which
     /// [`Flow::receive`] tells in its time.
-    pub(super) async fn room(&self) -> usize {
+    pub(crate) async fn room(&self) -> usize {
         loop {
             let room = self
                 .state
@@ -350,7 +390,7 @@ impl Flow {
     }
 
     /// Sends bytes, or one datagram, within the room.
-    pub(super) fn send(&self, data: &[u8]) {
+    pub(crate) fn send(&self, data: &[u8]) {
         let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
         self.state
             .room
@@ -362,7 +402,7 @@ impl Flow {
     }
 
     /// Nothing more is sent.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.state.finished.set(true);
         if !self.state.reset.get() {
             self.mux.send(&ForwardRequest::Eof { id: self.id });
@@ -370,7 +410,7 @@ impl Flow {
     }
 
     /// Waits until the stream is reset.
-    pub(super) async fn reset(&self) {
+    pub(crate) async fn reset(&self) {
         self.state
             .wait(|state| state.reset.get().then_some(()))
             .await;

@@ -37,6 +37,7 @@ fn to_publish(settings: PublishSettings) -> (ToPublish, std::os::unix::net::Unix
     let publish = ToPublish {
         ports: bind(&settings.ports).unwrap(),
         settings,
+        agents: KeyAgents::default(),
         stream: UnixStream::from_std(ours).unwrap(),
     };
     (publish, theirs)
@@ -44,7 +45,7 @@ fn to_publish(settings: PublishSettings) -> (ToPublish, std::os::unix::net::Unix
 
 /// With the guest's real forwarder on a thread.
 fn rig(settings: PublishSettings) -> Rig {
-    let forwarding = forwarding(&settings);
+    let forwarding = forwarding(&settings, &KeyAgents::default());
     let (publish, guest) = to_publish(settings);
     let forwarder = Forwarder::new(guest.into(), forwarding, Vec::new()).unwrap();
     std::thread::spawn(move || drop(forwarder.run()));

@@ -55,6 +55,7 @@ fn boot() -> Boot {
         max_open_files: 1024,
         canary: None,
         forwarding: agent_vm_protocol::Forwarding::Off,
+        sockets: Vec::new(),
     }
 }
 

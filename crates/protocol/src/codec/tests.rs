@@ -106,6 +106,10 @@ fn boot() -> impl Strategy<Value = HostMessage> {
                 }),
                 hostname,
                 forwarding: crate::Forwarding::ConnectAndReport,
+                sockets: vec![crate::HostSocket {
+                    service: crate::HostService::SshAgent,
+                    path: crate::GuestPath::root(),
+                }],
                 max_open_files: unix_ns,
             }))
         })

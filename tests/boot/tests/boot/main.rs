@@ -6,6 +6,7 @@
     reason = "tests start programs as a user does"
 )]
 
+mod agents;
 mod bases;
 mod confinement;
 mod credentials;
@@ -14,6 +15,7 @@ mod endings;
 mod escape;
 mod exit_codes;
 mod explain;
+mod fail_closed;
 mod grants;
 mod images;
 mod integrity;
