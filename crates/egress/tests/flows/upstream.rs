@@ -232,11 +232,9 @@ impl Upstream {
             .await
             .map(|body| (body.trailers().cloned(), body.to_bytes()));
         let (trailers, body) = body.unwrap_or_default();
-        let echoed = path.starts_with("/echo/").then(|| {
-            let kind = head.headers["x-kind"].clone();
-            let answer = Response::builder().header("content-type", kind);
-            answer.body(Full::new(body.clone()).boxed()).unwrap()
-        });
+        let echoed = path
+            .starts_with("/echo/")
+            .then(|| same(&head.headers, &body));
         self.seen.borrow_mut().push(Seen {
             version: head.version,
             target: head
@@ -250,20 +248,10 @@ impl Upstream {
         if let Some(echoed) = echoed {
             return Ok(echoed);
         }
-        let mode = self
-            .seen
-            .borrow()
-            .last()
-            .and_then(|seen| seen.header("x-echo").map(str::to_owned));
-        if let Some(mode) = mode {
-            let sent = self
-                .seen
-                .borrow()
-                .last()
-                .expect("it was just noted")
-                .headers
-                .clone();
-            return Ok(echo::answer(&mode, &sent));
+        let sent = self.seen.borrow().last().map(|seen| seen.headers.clone());
+        let sent = sent.expect("it was just noted");
+        if let Some(mode) = sent.get("x-echo") {
+            return Ok(echo::answer(mode.to_str().unwrap(), &sent));
         }
         if let Some(upgrade) = upgrade {
             spawn_local(async move { echo(TokioIo::new(upgrade.await.unwrap())).await });
@@ -317,6 +305,12 @@ impl Drop for Waiting {
             *abandoned.borrow_mut() += 1;
         }
     }
+}
+
+/// An answer that is the request's own body.
+fn same(headers: &HeaderMap, body: &Bytes) -> Response<BoxBody<Bytes, Infallible>> {
+    let answer = Response::builder().header("content-type", &headers["x-kind"]);
+    answer.body(Full::new(body.clone()).boxed()).unwrap()
 }
 
 fn text(text: &str) -> BoxBody<Bytes, Infallible> {
