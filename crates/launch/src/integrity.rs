@@ -61,7 +61,7 @@ pub enum ChangeKind {
 
 impl fmt::Display for ChangeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::New => "new",
             Self::Changed => "changed",
             Self::Removed => "removed",
