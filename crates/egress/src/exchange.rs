@@ -140,7 +140,7 @@ impl Exchange {
         for attachment in &attachments {
             record.attached(attachment.credential);
         }
-        let counted = self.counted(&mut head, &record);
+        let counted = Counted::request(self.shared.usage.get(), record.host(), &mut head);
         let mut body = RequestBody::new(body, Rc::clone(record.traffic())).guarded(&self.shared);
         let spare =
             (!attachments.is_empty()).then(|| SecondTry::new(&head, &mut body, attachments, used));
@@ -300,13 +300,6 @@ impl Exchange {
         // It means nothing to clients (RFC 9112 §4), and may hold anything.
         head.extensions.remove::<hyper::ext::ReasonPhrase>();
         head.version = Version::HTTP_11;
-    }
-
-    /// A request to a model, when those are counted.
-    fn counted(&self, head: &mut Parts, record: &RequestRecord) -> Option<Counted> {
-        let log = self.shared.usage.get()?;
-        let place = (record.host()?.as_str(), head.uri.path());
-        Counted::request(log, place, &mut head.headers)
     }
 
     /// Sends a request and awaits the head of its answer.

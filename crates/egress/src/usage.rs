@@ -14,8 +14,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use agent_vm_policy::HostName;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use serde::Serialize;
 
 use crate::audit::{AuditEvent, ascii, bounded};
@@ -188,20 +190,22 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// A request for `path` at `host`, when that is a model's; its header fields then ask for an answer that can be read.
+    /// A request, when models are counted and it is to one; its header fields then ask for an answer that can be read.
     pub(crate) fn request(
-        log: &Rc<UsageLog>,
-        (host, path): (&str, &str),
-        headers: &mut HeaderMap,
+        log: Option<&Rc<UsageLog>>,
+        host: Option<&HostName>,
+        head: &mut Parts,
     ) -> Option<Self> {
-        if !is_model_endpoint(path) {
+        let (log, host) = log.zip(host)?;
+        let path = head.uri.path().to_owned();
+        if !is_model_endpoint(&path) {
             return None;
         }
-        ask_readable(headers);
+        ask_readable(&mut head.headers);
         Some(Self {
             log: Rc::clone(log),
-            host: host.to_owned(),
-            path: path.to_owned(),
+            host: host.to_string(),
+            path,
         })
     }
 
