@@ -24,7 +24,7 @@ fn version_and_help_are_data() {
 #[test]
 fn unknown_command_is_named() {
     Environment::new().run(&["cluade"]).refused(
-        "error: unrecognized subcommand 'cluade'\n\n  tip: some similar subcommands exist: 'codex', 'claude'\n\n\
+        "error: unrecognized subcommand 'cluade'\n\n  tip: some similar subcommands exist: 'codex', 'usage', 'claude'\n\n\
          Usage: agent-vm <COMMAND>\n\n\
          hint: `agent-vm --help` and `agent-vm COMMAND --help` show what there is\n",
     );
