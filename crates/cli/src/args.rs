@@ -20,7 +20,10 @@ mod publish;
 mod usage;
 mod values;
 
-pub(crate) use egress::{EgressArgs, EgressCommand, EgressLogArgs};
+pub(crate) use egress::{
+    EgressAnswerArgs, EgressArgs, EgressCheckArgs, EgressCommand, EgressLogArgs, EgressPendingArgs,
+    EgressSuggestArgs,
+};
 pub(crate) use image::{ImageArgs, ImageCommand};
 pub(crate) use keys::{AgentKeys, KeyOptions};
 pub(crate) use network::NetworkOptions;

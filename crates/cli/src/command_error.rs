@@ -103,6 +103,14 @@ pub(crate) enum UsageError {
     Runtime(#[source] std::io::Error),
     #[error("setup stopped at the step: {step}")]
     SetupStep { step: &'static str },
+    #[error("{given:?} is neither a request nor a connection")]
+    CheckForm { given: String },
+    #[error("there is no such session of this project")]
+    NoSession,
+    #[error("a session does not answer")]
+    Session(#[source] std::io::Error),
+    #[error("the session refuses: {why}")]
+    Refused { why: String },
 }
 
 /// Errors of `agent-vm base`.
@@ -194,6 +202,16 @@ impl From<UsageError> for CommandError {
             UsageError::Output(_) | UsageError::Directory { .. } => (Kind::Host, None),
             UsageError::Runtime(_) => (Kind::Internal, None),
             UsageError::SetupStep { .. } => (Kind::Guest, None),
+            UsageError::CheckForm { .. } => (
+                Kind::User,
+                Some("give METHOD URL, URL (http or https), or HOST[:PORT]".to_owned()),
+            ),
+            UsageError::NoSession => (
+                Kind::User,
+                Some("`agent-vm egress log --all` shows what sessions there were".to_owned()),
+            ),
+            UsageError::Session(_) => (Kind::Host, None),
+            UsageError::Refused { .. } => (Kind::User, None),
         };
         let mut this = Self::new(kind, error);
         this.hints.extend(hint);

@@ -327,4 +327,19 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn the_examples_of_the_document_are_rules() {
+        let document = include_str!("../../../docs/egress.md");
+        let blocks = document.split("```toml\n").skip(1);
+        let examples: Vec<&str> = blocks
+            .filter_map(|block| block.split("```").next())
+            .collect();
+        assert!(examples.len() >= 4);
+        for example in examples {
+            let raw: RawRules = toml::from_str(example).unwrap();
+            let path = Path::new("docs/egress.md");
+            parse(path, USER_CONFIG, raw).unwrap();
+        }
+    }
 }

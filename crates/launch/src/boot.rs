@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Resource;
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 
 use crate::base::for_kept_disk;
 use crate::console::Console;
@@ -25,7 +26,7 @@ use crate::network::{EgressHandler, NetworkTask, overridden_names};
 use crate::prepare::Prepared;
 use crate::publish::ToPublish;
 use crate::request::LaunchRequest;
-use crate::{guest_program, guest_view};
+use crate::{egress_control, guest_program, guest_view};
 
 /// A virtual machine whose guest has not been spoken to yet.
 pub struct Booting {
@@ -51,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) keep: Option<PathBuf>,
     /// Ports of the guest that appear on the host.
     pub(crate) publish: Option<ToPublish>,
+    /// Ends the control socket with the launch.
+    pub(crate) _answers: JoinSet<()>,
     /// The image stays while the machine runs.
     pub(crate) _lease: Lease,
 }
@@ -67,6 +70,9 @@ pub enum BootError {
     /// A path cannot be one in the guest.
     #[error("the guest cannot be described")]
     Path(#[from] GuestPathInvalid),
+    /// Nobody could answer what the guest waits for.
+    #[error("cannot make the control socket of the session")]
+    Control(#[source] std::io::Error),
     /// The VMM process cannot be started.
     #[error("cannot start the virtual machine")]
     Spawn(#[from] SpawnError),
@@ -98,6 +104,9 @@ impl Prepared {
         }
         let environment = guest_view::environment(&request, &resolved.image.config.env);
 
+        let mut answers = JoinSet::new();
+        let asked = (egress.clone(), request.project.id().to_string());
+        egress_control::serve(&mut answers, session.path(), asked).map_err(BootError::Control)?;
         let network = pair(SocketType::SEQPACKET)?;
         let serving = serve_network(config, network.0, (egress.clone(), resolver))?;
         let (console_pipe, console_writer) =
@@ -143,6 +152,7 @@ impl Prepared {
             watch: resolved.watch,
             keep: resolved.disk.keep,
             publish,
+            _answers: answers,
             _lease: lease,
         };
         Ok((

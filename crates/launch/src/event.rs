@@ -1,5 +1,7 @@
 //! What a launch tells while it runs. The launch prints nothing; who started it decides what is shown.
 
+use agent_vm_egress::Question;
+
 use crate::base::BaseEvent;
 use crate::integrity::IntegrityReport;
 use crate::phases::Phase;
@@ -20,6 +22,8 @@ pub enum LaunchEvent<'a> {
     Base(BaseEvent<'a>),
     /// The machine is gone, and watched files are not as they were.
     Integrity(&'a IntegrityReport),
+    /// The guest waits for the person to say whether it may reach something. Host and request are the guest's words.
+    Asking(&'a Question),
     /// Something about published ports.
     Publish(PublishEvent),
 }

@@ -124,6 +124,7 @@ pub(crate) async fn run_once(
     let mut prepared = resolved.prepare()?;
     let mut news = prepared.news.take();
     let ca_pem = prepared.egress.ca_pem().to_owned();
+    let mut questions = prepared.egress.questions();
     phases.cut("prepare");
     let (booting, console) = prepared.boot()?;
     phases.cut("start machine");
@@ -136,6 +137,7 @@ pub(crate) async fn run_once(
             outcome = &mut attached => return Ok(Ended { code: outcome?, ca_pem }),
             () = &mut console, if !console_ended => console_ended = true,
             Some(text) = next(&mut news) => observer.event(LaunchEvent::Warning(&text)),
+            Some(question) = questions.recv() => observer.event(LaunchEvent::Asking(&question)),
         }
     }
 }

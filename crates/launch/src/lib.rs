@@ -10,6 +10,7 @@ mod attach;
 mod base;
 mod boot;
 mod console;
+mod egress_control;
 mod event;
 mod guest_program;
 mod guest_view;
@@ -37,6 +38,9 @@ pub use base::{
     base_shell, expected_bases, make_bases,
 };
 pub use boot::{BootError, Booting};
+pub use egress_control::{
+    ControlQuestion, ControlReply, ControlRequest, RunningSession, running_sessions,
+};
 pub use event::{LaunchEvent, LaunchObserver};
 pub use guest_view::GuestPathInvalid;
 pub use integrity::{Change, ChangeKind, GitAccess, IntegrityReport, IntegritySettings};
@@ -52,7 +56,7 @@ pub use plan::{
     Plan, PlannedCredential, PlannedImage, PlannedNetwork, PlannedProgram, PlannedProxies,
     PlannedSetup,
 };
-pub use prepare::{PrepareError, Prepared};
+pub use prepare::{PrepareError, Prepared, enforced_policy};
 pub use publish::{
     AutoPublish, BindError, MAX_MIRRORED, PublishEvent, PublishSettings, PublishedPort,
 };

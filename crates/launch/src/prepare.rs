@@ -7,9 +7,11 @@ use std::rc::Rc;
 use agent_vm_credentials::Credential;
 use agent_vm_egress::{
     AuditError, AuditSink, BoundCredential, Egress, EgressConfig, EgressError, HeaderRule,
-    HeaderRuleError, IssuerClient, ResolveOverride, TokenEndpoints, UpstreamRoots, UsageLog,
+    HeaderRuleError, IssuerClient, PATIENCE, ResolveOverride, TokenEndpoints, UpstreamRoots,
+    UsageLog,
 };
 use agent_vm_image::{DiskError, DiskFrom, Lease, StoreError, clone_disk, disk_from};
+use agent_vm_policy::Policy;
 use agent_vm_state::{SessionDirectory, SessionError, SessionId};
 use agent_vm_vmm as vmm;
 use rustix::fs::{Mode, OFlags};
@@ -94,6 +96,7 @@ impl Resolved {
             OFlags::RDONLY,
         )?;
         let (egress, news) = egress(&self.request, session.id())?;
+        egress.set_patience(PATIENCE.mul_f64(self.request.diagnostics.timeout_scale));
         Ok(Prepared {
             resolved: self,
             session,
@@ -221,7 +224,7 @@ pub(crate) fn egress(
     let egress = Egress::new(EgressConfig {
         session: source.0,
         project: source.1,
-        policy: request.network.policy(),
+        policy: enforced_policy(request),
         credentials: found.iter().map(bound).collect::<Result<_, _>>()?,
         token_endpoints: TokenEndpoints::new(secrets.endpoints(), secrets.clone()),
         secrets,
@@ -241,6 +244,15 @@ fn roots(request: &LaunchRequest) -> UpstreamRoots {
     UpstreamRoots {
         extra_pem: (!pem.is_empty()).then_some(pem).into_iter().collect(),
     }
+}
+
+/// The policy of a launch; the hosts of its credentials are intercepted. The egress enforces it, and `egress check` asks
+/// it.
+#[must_use]
+pub fn enforced_policy(request: &LaunchRequest) -> Policy {
+    let credentials = request.credentials.credentials.iter();
+    let hosts = credentials.flat_map(|credential| credential.hosts.iter().cloned());
+    hosts.fold(request.network.policy(), Policy::intercept)
 }
 
 fn bound(credential: &Credential) -> Result<BoundCredential, PrepareError> {

@@ -170,7 +170,7 @@ fn boot(error: &BootError) -> (Kind, Option<String>) {
         ),
         BootError::Gateway(_) => (Kind::Internal, None),
         BootError::Path(_) => (Kind::User, None),
-        BootError::Spawn(_) => (Kind::Host, None),
+        BootError::Control(_) | BootError::Spawn(_) => (Kind::Host, None),
     }
 }
 

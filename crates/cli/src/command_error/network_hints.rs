@@ -3,6 +3,7 @@
 use super::{CommandError, Kind};
 use crate::egress_rules::EgressRulesError;
 use crate::network_settings::NetworkSettingsError;
+use crate::rule_file::RuleFileError;
 
 impl From<NetworkSettingsError> for CommandError {
     fn from(error: NetworkSettingsError) -> Self {
@@ -43,5 +44,16 @@ impl From<EgressRulesError> for CommandError {
             Wrong::ProjectWidens { .. } => "put it into ~/.config/agent-vm/config.toml",
         };
         Self::new(Kind::Config, error).hint(hint)
+    }
+}
+
+impl From<RuleFileError> for CommandError {
+    fn from(error: RuleFileError) -> Self {
+        let hint = "add [[egress.rule]] with `host` and `action` to it yourself";
+        match error {
+            RuleFileError::Rules(error) => error.into(),
+            RuleFileError::File { .. } => Self::new(Kind::Host, error),
+            RuleFileError::Form { .. } => Self::new(Kind::Config, error).hint(hint),
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_vm_launch::audit_files;
+use agent_vm_policy::Answer;
 use agent_vm_state::Project;
 use thiserror::Error;
 
@@ -15,6 +16,10 @@ use crate::command_error::{CommandError, UsageError};
 use crate::egress_log::{Filter, LogLine, Whose, as_json};
 use crate::launch_request::Context;
 use crate::ui::{self, Reader, Ui};
+
+mod answer;
+mod check;
+mod suggest;
 
 /// How often is looked for new lines.
 const POLL: Duration = Duration::from_millis(200);
@@ -37,6 +42,11 @@ pub(crate) struct LogUnreadable {
 pub(crate) fn run(context: &Context, command: &EgressCommand, ui: Ui) -> Result<u8, CommandError> {
     match command {
         EgressCommand::Log(args) => log(context, args, ui),
+        EgressCommand::Check(args) => check::run(context, args),
+        EgressCommand::Suggest(args) => suggest::run(context, args),
+        EgressCommand::Pending(args) => answer::pending(context, args),
+        EgressCommand::Allow(args) => answer::run(context, args, Answer::Allow, ui),
+        EgressCommand::Deny(args) => answer::run(context, args, Answer::Deny, ui),
     }
 }
 

@@ -177,6 +177,15 @@ impl LaunchObserver for Shown {
             LaunchEvent::Base(event) => tell_base(&event, self.ui),
             LaunchEvent::Integrity(report) => tell_changes(report, self.ui),
             LaunchEvent::Publish(event) => self.tell_publish(&event),
+            // A terminal that the guest owns is left alone: the audit log and `egress pending` tell.
+            LaunchEvent::Asking(_) if self.terminal => {}
+            LaunchEvent::Asking(question) => {
+                let (host, port) = (&question.host, question.port);
+                self.ui.status(&format!(
+                    "the guest waits to reach {host}:{port}: `agent-vm egress allow {host}` or \
+                     `agent-vm egress deny {host}` in another terminal"
+                ));
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod environment;
 
 mod base;
 mod credentials;
+mod egress_check;
 mod egress_log;
 mod explain;
 mod host;
