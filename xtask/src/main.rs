@@ -17,6 +17,7 @@ mod ci;
 mod clients;
 mod demo;
 mod dig;
+mod gateway;
 mod image;
 mod kvm;
 mod lab;
@@ -65,6 +66,8 @@ enum Task {
     /// Install an authority as PID 1 of a guest does; for a mount namespace of `netns`.
     #[command(name = "__guest-trust", hide = true)]
     GuestTrust { pem: std::path::PathBuf },
+    /// Run the bare gateway on a framed unix stream socket, for other tools' benches.
+    Gateway(gateway::GatewayArguments),
     /// Ask the DNS corpus with dig behind the real gateway.
     Dig,
     /// Build, check, publish and boot the template image; make the tests' small one.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Task::Netns(arguments) => netns::run(&arguments),
         Task::Clients(arguments) => clients::run(&arguments),
         Task::GuestTrust { pem } => netns::install_trust(&pem).map(|()| ExitCode::SUCCESS),
+        Task::Gateway(arguments) => gateway::run(&arguments),
         Task::Dig => dig::run(),
         Task::Image(arguments) => image::run(&arguments),
     };

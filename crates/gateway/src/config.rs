@@ -88,6 +88,12 @@ pub struct GatewayConfig {
     /// Names the user overrides (`--resolve`): answered with an address of [`SYNTHETIC_NETWORK`], so that the
     /// flow arrives with that name whatever the name means outside.
     pub overridden_names: Vec<String>,
+    /// Whether connections and datagrams to the gateway's own addresses are asked of the handler, as those to any other
+    /// address are; else they are refused. DNS is answered here in any case.
+    pub gateway_ports_offered: bool,
+    /// Whether the far end of a stream socket takes TCP frames larger than its MTU; on other links the virtio header says
+    /// what such a frame is, and they are always sent.
+    pub large_frames: bool,
 }
 
 impl Default for GatewayConfig {
@@ -96,6 +102,8 @@ impl Default for GatewayConfig {
             addresses: LinkAddresses::default(),
             mtu: DEFAULT_MTU,
             overridden_names: Vec::new(),
+            gateway_ports_offered: false,
+            large_frames: false,
         }
     }
 }

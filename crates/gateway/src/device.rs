@@ -51,7 +51,7 @@ impl Transmitter {
         let protocol = ethertype(packet);
         self.ethernet_header(protocol);
         emit_plain(self.virtio_header());
-        self.link.send(&self.message[..IP_OFFSET + len]);
+        self.link.send(&mut self.message[..IP_OFFSET + len]);
     }
 
     /// Sends the UDP datagram that `fill` writes and whose length it gives.
@@ -79,7 +79,7 @@ impl Transmitter {
             self.virtio_header(),
             (ETHERNET_HEADER_LEN + ip_header) as u16,
         );
-        self.link.send(&self.message[..at + whole]);
+        self.link.send(&mut self.message[..at + whole]);
         Ok(len)
     }
 
@@ -108,7 +108,7 @@ impl Transmitter {
         };
         self.ip_header(from, to, protocol, len);
         emit_plain(self.virtio_header());
-        self.link.send(&self.message[..at + len]);
+        self.link.send(&mut self.message[..at + len]);
         Ok(len)
     }
 
@@ -129,7 +129,8 @@ impl Transmitter {
         room.copy_from_slice(payload);
         self.ethernet_header(protocol);
         emit_plain(self.virtio_header());
-        self.link.send(&self.message[..IP_OFFSET + payload.len()]);
+        self.link
+            .send(&mut self.message[..IP_OFFSET + payload.len()]);
     }
 
     /// Sends a TCP packet that smoltcp wrote without a TCP checksum.
@@ -143,7 +144,7 @@ impl Transmitter {
             Some(offload) => emit_tcp(self.virtio_header(), offload),
             None => emit_plain(self.virtio_header()),
         }
-        self.link.send(&self.message[..IP_OFFSET + len]);
+        self.link.send(&mut self.message[..IP_OFFSET + len]);
         result
     }
 
@@ -210,7 +211,7 @@ fn tcp_offload(packet: &mut [u8], mss: usize) -> Option<TcpOffload> {
 }
 
 /// What every flow's interface is made with.
-pub(crate) fn capabilities(mtu: u16) -> DeviceCapabilities {
+pub(crate) fn capabilities(mtu: u16, large_frames: bool) -> DeviceCapabilities {
     let mut checksum = ChecksumCapabilities::ignored();
     checksum.ipv4 = Checksum::Tx;
     let mut capabilities = DeviceCapabilities::default();
@@ -218,8 +219,9 @@ pub(crate) fn capabilities(mtu: u16) -> DeviceCapabilities {
     capabilities.max_transmission_unit = usize::from(mtu);
     capabilities.checksum = checksum;
     // Whatever the MTU: the guest's card takes large frames of small segments.
-    capabilities.segmentation.tcpv4 = NonZeroUsize::new(usize::from(DEFAULT_MTU));
-    capabilities.segmentation.tcpv6 = NonZeroUsize::new(usize::from(DEFAULT_MTU));
+    let largest = NonZeroUsize::new(usize::from(DEFAULT_MTU)).filter(|_| large_frames);
+    capabilities.segmentation.tcpv4 = largest;
+    capabilities.segmentation.tcpv6 = largest;
     capabilities
 }
 
@@ -268,7 +270,7 @@ impl Device for FlowDevice<'_> {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        capabilities(self.mtu)
+        capabilities(self.mtu, self.transmitter.link.takes_large_frames())
     }
 }
 

@@ -24,7 +24,7 @@ use crate::flow::Shared;
 use crate::guest_datagrams::GuestDatagrams;
 use crate::half_open::Ticket;
 use crate::handler::{FlowHandler, FlowRefusal, FlowRequest};
-use crate::link::{Link, LinkCounters, RECEIVE_BUFFER};
+use crate::link::{Link, LinkCounters};
 use crate::switch::{Start, Switch};
 
 /// The guest's network.
@@ -69,8 +69,9 @@ pub enum GatewayError {
 
 impl Gateway {
     /// Takes over the link: a connected `SOCK_SEQPACKET` socket or a TAP device (`IFF_NO_PI | IFF_VNET_HDR`, header
-    /// size 12), each message a virtio header of 12 bytes and one Ethernet frame. Call it within a tokio runtime with
-    /// I/O and time.
+    /// size 12), each message a virtio header of 12 bytes and one Ethernet frame; or a connected `SOCK_STREAM` socket,
+    /// each frame without that header behind its length, 4 bytes, big endian. Call it within a tokio runtime with I/O
+    /// and time.
     ///
     /// # Errors
     /// [`GatewayError::Mtu`] and [`GatewayError::Open`].
@@ -83,7 +84,8 @@ impl Gateway {
         if config.mtu < MIN_MTU {
             return Err(GatewayError::Mtu { mtu: config.mtu });
         }
-        let link = Link::new(link).map_err(|source| GatewayError::Open { source })?;
+        let link =
+            Link::new(link, config.large_frames).map_err(|source| GatewayError::Open { source })?;
         let dns = Rc::new(DnsServer::new(&config, resolver, Rc::clone(&handler)));
         let epoch = tokio::time::Instant::now();
         let switch = Switch::new(
@@ -113,10 +115,11 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError::Link`] when the link fails otherwise than by closing.
     pub async fn run(self) -> Result<LinkCounters, GatewayError> {
+        let buffer = self.switch.borrow().transmitter.link.receive_buffer();
         let mut driver = Driver {
             gateway: self,
             tasks: JoinSet::new(),
-            buffer: vec![0; RECEIVE_BUFFER].into_boxed_slice(),
+            buffer,
             sleep: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
         };
         let end = poll_fn(|cx| driver.poll(cx)).await;
@@ -167,10 +170,10 @@ impl Driver {
             }
             match switch.transmitter.link.poll_receive(cx, &mut self.buffer) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(Some(len))) => {
+                Poll::Ready(Ok(Some(message))) => {
                     again = true;
-                    bytes += len;
-                    switch.message(&self.buffer[..len]);
+                    bytes += message.len();
+                    switch.message(&self.buffer[message]);
                 }
                 Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),

@@ -1,19 +1,24 @@
 //! The guest's network card as a file descriptor: one message is the virtio header and one Ethernet frame.
 //!
-//! A sequential-packet socket and a TAP device with `IFF_VNET_HDR` both keep message boundaries, so both serve. What
+//! A sequential-packet socket and a TAP device with `IFF_VNET_HDR` both keep message boundaries, so both serve; a stream
+//! socket is what other virtual machines and network stacks have (`frame_stream.rs`). What
 //! the link does not take at once waits in a bounded queue; flows do not send while it is not empty (see
 //! [`Link::is_clear`]), so that nothing of TCP is dropped for want of room.
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, SendFlags, sockopt};
+use rustix::net::{RecvFlags, SendFlags, SocketType, sockopt};
 use tokio::io::unix::AsyncFd;
 
+use self::frame_stream::{FrameStream, finish};
 use crate::config::MAX_QUEUED_FRAMES;
 use crate::virtio_header::VNET_HEADER_LEN;
+
+mod frame_stream;
 
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET_HEADER_LEN: usize = 14;
@@ -36,6 +41,9 @@ pub(crate) struct Link {
     fd: AsyncFd<OwnedFd>,
     kind: LinkKind,
     queue: VecDeque<Vec<u8>>,
+    /// Where the frames of a stream are in the receive buffer.
+    stream: FrameStream,
+    large_frames: bool,
     counters: LinkCounters,
 }
 
@@ -53,20 +61,22 @@ pub struct LinkCounters {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkKind {
     Socket,
+    Stream,
     Device,
 }
 
 impl Link {
-    /// Takes over a connected `SOCK_SEQPACKET` socket or a TAP device and makes it non-blocking. Needs a tokio
-    /// runtime with I/O.
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+    /// Takes over a connected `SOCK_SEQPACKET` or `SOCK_STREAM` socket or a TAP device and makes it non-blocking. Needs a
+    /// tokio runtime with I/O.
+    pub(crate) fn new(fd: OwnedFd, large_frames: bool) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let kind = match sockopt::socket_type(&fd) {
+            Ok(SocketType::STREAM) => LinkKind::Stream,
             Ok(_) => LinkKind::Socket,
             Err(rustix::io::Errno::NOTSOCK) => LinkKind::Device,
             Err(errno) => return Err(errno.into()),
         };
-        if kind == LinkKind::Socket {
+        if kind != LinkKind::Device {
             // Best effort: a small buffer costs speed only.
             let _ = sockopt::set_socket_send_buffer_size(&fd, SOCKET_BUFFER);
             let _ = sockopt::set_socket_recv_buffer_size(&fd, SOCKET_BUFFER);
@@ -80,8 +90,24 @@ impl Link {
             fd,
             kind,
             queue: VecDeque::new(),
+            stream: FrameStream::default(),
+            large_frames: large_frames || kind != LinkKind::Stream,
             counters: LinkCounters::default(),
         })
+    }
+
+    /// The buffer for [`Link::poll_receive`], always the same one.
+    pub(crate) fn receive_buffer(&self) -> Box<[u8]> {
+        let len = match self.kind {
+            LinkKind::Stream => frame_stream::RECEIVE_BUFFER,
+            LinkKind::Socket | LinkKind::Device => RECEIVE_BUFFER,
+        };
+        vec![0; len].into_boxed_slice()
+    }
+
+    /// Whether TCP frames may be larger than the MTU.
+    pub(crate) fn takes_large_frames(&self) -> bool {
+        self.large_frames
     }
 
     /// Whether a flow may send: nothing waits.
@@ -93,14 +119,19 @@ impl Link {
         self.counters
     }
 
-    /// Sends one message, or queues it, or drops it when the queue is full.
-    pub(crate) fn send(&mut self, message: &[u8]) {
+    /// Sends one message, or queues it, or drops it when the queue is full. The message is spoilt.
+    pub(crate) fn send(&mut self, message: &mut [u8]) {
+        let mut bytes: &[u8] = match self.kind {
+            LinkKind::Stream => finish(message),
+            LinkKind::Socket | LinkKind::Device => message,
+        };
         if self.queue.is_empty() {
-            match self.write(message) {
-                Ok(()) => {
+            match write(self.kind, self.fd.get_ref(), bytes) {
+                Ok(len) if len == bytes.len() => {
                     self.counters.sent += 1;
                     return;
                 }
+                Ok(len) => bytes = &bytes[len..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
                     // A closed peer shows in the next read; anything else concerns this frame alone.
@@ -110,7 +141,7 @@ impl Link {
             }
         }
         if self.queue.len() < MAX_QUEUED_FRAMES {
-            self.queue.push_back(message.to_vec());
+            self.queue.push_back(bytes.to_vec());
         } else {
             self.counters.dropped += 1;
         }
@@ -118,10 +149,14 @@ impl Link {
 
     /// Sends what waits. Ready when nothing waits any more.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(message) = self.queue.front() {
+        while let Some(message) = self.queue.front_mut() {
             let mut ready = ready!(self.fd.poll_write_ready(cx))?;
             match write(self.kind, self.fd.get_ref(), message) {
-                Ok(()) => self.counters.sent += 1,
+                Ok(len) if len < message.len() => {
+                    message.drain(..len);
+                    continue;
+                }
+                Ok(_) => self.counters.sent += 1,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready.clear_ready();
                     continue;
@@ -133,26 +168,34 @@ impl Link {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads one message. `Ok(None)` means that the guest's end is closed.
+    /// Reads one message; says where it stands in [`Link::receive_buffer`]'s buffer. `Ok(None)` means that the guest's end
+    /// is closed.
     pub(crate) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
-    ) -> Poll<io::Result<Option<usize>>> {
+    ) -> Poll<io::Result<Option<Range<usize>>>> {
         loop {
+            if self.kind == LinkKind::Stream
+                && let Some(message) = self.stream.next(buffer)?
+            {
+                self.counters.received += 1;
+                return Poll::Ready(Ok(Some(message)));
+            }
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
+            let fd = self.fd.get_ref();
             let result = match self.kind {
-                LinkKind::Socket => {
-                    rustix::net::recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty())
-                        .map(|(filled, _)| filled)
-                }
-                LinkKind::Device => rustix::io::read(self.fd.get_ref(), &mut *buffer),
+                LinkKind::Socket => rustix::net::recv(fd, &mut *buffer, RecvFlags::empty())
+                    .map(|(filled, _)| filled),
+                LinkKind::Stream => self.stream.receive(fd, buffer),
+                LinkKind::Device => rustix::io::read(fd, &mut *buffer),
             };
             return Poll::Ready(match result {
                 Ok(0) => Ok(None),
+                Ok(_) if self.kind == LinkKind::Stream => continue,
                 Ok(len) => {
                     self.counters.received += 1;
-                    Ok(Some(len))
+                    Ok(Some(0..len))
                 }
                 Err(rustix::io::Errno::AGAIN) => {
                     ready.clear_ready();
@@ -164,20 +207,20 @@ impl Link {
             });
         }
     }
-
-    fn write(&self, message: &[u8]) -> io::Result<()> {
-        write(self.kind, self.fd.get_ref(), message)
-    }
 }
 
-fn write(kind: LinkKind, fd: impl AsFd, message: &[u8]) -> io::Result<()> {
+/// Writes a message, or as much of it as a stream takes.
+fn write(kind: LinkKind, fd: impl AsFd, message: &[u8]) -> io::Result<usize> {
     loop {
         let result = match kind {
-            LinkKind::Socket => rustix::net::send(&fd, message, SendFlags::NOSIGNAL),
+            LinkKind::Socket | LinkKind::Stream => {
+                rustix::net::send(&fd, message, SendFlags::NOSIGNAL)
+            }
             LinkKind::Device => rustix::io::write(&fd, message),
         };
         match result {
-            Ok(_) => return Ok(()),
+            Ok(_) if kind != LinkKind::Stream => return Ok(message.len()),
+            Ok(len) => return Ok(len),
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -330,9 +330,6 @@ impl<'a> Packet<'a> {
                 query: udp.payload(),
             });
         }
-        if self.gateway {
-            return self.refuse(Some(port), DenyReason::GatewayPort);
-        }
         if port == DNS_PORT {
             return self.refuse(Some(port), DenyReason::OtherDnsServer);
         }

@@ -216,11 +216,12 @@ impl Switch {
             return;
         };
         let FlowKey { guest_port, remote } = segment.key;
-        let addresses = &self.config.addresses;
-        let gateway = remote.ip() == addresses.gateway_v4 || remote.ip() == addresses.gateway_v6;
+        let gateway = self.is_gateway(remote.ip());
         match remote.port() {
             DNS_PORT if gateway => return self.open_dns(segment, &syn),
-            _ if gateway => return self.deny_segment(segment, DenyReason::GatewayPort),
+            _ if gateway && !self.config.gateway_ports_offered => {
+                return self.deny_segment(segment, DenyReason::GatewayPort);
+            }
             DNS_PORT => return self.deny_segment(segment, DenyReason::OtherDnsServer),
             _ => {}
         }
@@ -291,6 +292,11 @@ impl Switch {
     /// Remembers the task that dials, so that it ends when the guest gives up.
     pub(crate) fn dialling(&mut self, ticket: Ticket, task: AbortHandle) {
         self.half_open.dialling(ticket, task);
+    }
+
+    fn is_gateway(&self, address: IpAddr) -> bool {
+        let addresses = &self.config.addresses;
+        address == addresses.gateway_v4 || address == addresses.gateway_v6
     }
 
     fn deny_segment(&mut self, segment: &TcpSegment<'_>, reason: DenyReason) {

@@ -13,9 +13,11 @@ mod offload;
 pub(crate) mod refusals;
 mod replay;
 mod rest;
+mod stream_link;
 mod transfers;
 mod weather;
 
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,16 +37,35 @@ async fn with_guest<F: Future<Output = ()>>(
 }
 
 /// Runs `test` with the guest's end of the link of a running gateway.
-async fn with_link<F: Future<Output = ()>>(
-    test: impl FnOnce(std::os::fd::OwnedFd, Rc<TestHandler>) -> F,
+async fn with_link<F: Future<Output = ()>>(test: impl FnOnce(OwnedFd, Rc<TestHandler>) -> F) {
+    let config = GatewayConfig {
+        overridden_names: vec!["Override.test".to_owned()],
+        ..GatewayConfig::default()
+    };
+    with_link_on(config, link(), test).await;
+}
+
+/// As [`with_guest`], with this link: the gateway's end, the guest's.
+async fn with_guest_on<F: Future<Output = ()>>(
+    config: GatewayConfig,
+    ends: (OwnedFd, OwnedFd),
+    options: GuestOptions,
+    test: impl FnOnce(Rc<Guest>, Rc<TestHandler>) -> F,
 ) {
-    let (near, far) = link();
+    with_link_on(config, ends, |far, handler| {
+        test(Guest::start(far, options), handler)
+    })
+    .await;
+}
+
+async fn with_link_on<F: Future<Output = ()>>(
+    config: GatewayConfig,
+    (near, far): (OwnedFd, OwnedFd),
+    test: impl FnOnce(OwnedFd, Rc<TestHandler>) -> F,
+) {
     let handler = Rc::new(TestHandler::default());
     let gateway = Gateway::new(
-        GatewayConfig {
-            overridden_names: vec!["Override.test".to_owned()],
-            ..GatewayConfig::default()
-        },
+        config,
         near,
         Rc::clone(&handler) as Rc<dyn crate::FlowHandler>,
         Rc::clone(&handler) as Rc<dyn crate::Resolver>,
@@ -63,7 +84,7 @@ async fn with_link<F: Future<Output = ()>>(
         .await;
 }
 
-fn link() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
+fn link() -> (OwnedFd, OwnedFd) {
     rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::SEQPACKET,

@@ -58,6 +58,18 @@ pub(crate) fn emit_tcp(header: &mut [u8; VNET_HEADER_LEN], offload: TcpOffload) 
     header[8..10].copy_from_slice(&TCP_CHECKSUM_OFFSET.to_le_bytes());
 }
 
+/// Where in a message the checksum begins and where it is written, if it is left to the receiver.
+pub(crate) fn checksum_place(message: &[u8]) -> Option<(usize, usize)> {
+    let header = message.first_chunk::<VNET_HEADER_LEN>()?;
+    if header[0] & FLAG_NEEDS_CSUM == 0 {
+        return None;
+    }
+    let [start, offset] =
+        [6, 8].map(|at| usize::from(u16::from_le_bytes([header[at], header[at + 1]])));
+    let start = VNET_HEADER_LEN + start;
+    (start + offset + 2 <= message.len()).then_some((start, start + offset))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,8 @@
 //!
 //! `ours` and `pasta` and `slirp4netns` work on the guest's TAP device itself, ours with the virtio header as behind a
 //! virtual machine. `ours-socket` and `passt` have a pump in between that is the virtual machine's network worker: one
-//! message a call, ours with the header over a packet socket, passt's with its framing and without.
+//! message a call, ours with the header over a packet socket, passt's with its framing and without. `ours-stream` is ours
+//! exactly as passt is used: `cargo xtask gateway`.
 
 use std::collections::BTreeMap;
 
@@ -61,6 +62,7 @@ const COMPARED: &[(Kind, Kind)] = &[
     (Kind::Ours, Kind::Slirp4netns),
     (Kind::Ours, Kind::Veth),
     (Kind::OursSocket, Kind::Passt),
+    (Kind::OursStream, Kind::Passt),
     (Kind::OursCrowded, Kind::Ours),
     (Kind::Passt, Kind::Veth),
 ];

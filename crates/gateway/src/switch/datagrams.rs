@@ -33,6 +33,10 @@ impl Switch {
             reason,
             quote,
         };
+        if self.is_gateway(remote.ip()) && !self.config.gateway_ports_offered {
+            let refused = refused(DenyReason::GatewayPort, Some(datagram.packet));
+            return self.refuse_packet(&refused);
+        }
         let Some(opening) = Rc::clone(&self.handler).open_datagrams(request) else {
             let reason = not_carried(&key);
             return self.refuse_packet(&refused(reason, Some(datagram.packet)));

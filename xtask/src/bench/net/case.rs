@@ -178,7 +178,7 @@ impl Case {
         );
         let ours = matches!(
             stack.kind,
-            Kind::Ours | Kind::OursSocket | Kind::OursCrowded
+            Kind::Ours | Kind::OursSocket | Kind::OursStream | Kind::OursCrowded
         );
         if ours && self != Self::Udp {
             bail!("{said}");

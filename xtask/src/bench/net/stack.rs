@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Other,
     /// Our gateway behind a virtual machine's network worker.
     OursSocket,
+    /// Our gateway on a stream socket, behind the same worker as passt.
+    OursStream,
     /// As `ours`, with many idle connections.
     OursCrowded,
     /// passt behind a virtual machine's network worker.
@@ -39,6 +41,7 @@ impl Kind {
         Self::Ours,
         Self::Other,
         Self::OursSocket,
+        Self::OursStream,
         Self::OursCrowded,
         Self::Passt,
         Self::Pasta,
@@ -51,6 +54,7 @@ impl Kind {
             Self::Ours => "ours",
             Self::Other => "other",
             Self::OursSocket => "ours-socket",
+            Self::OursStream => "ours-stream",
             Self::OursCrowded => "ours-crowded",
             Self::Passt => "passt",
             Self::Pasta => "pasta",
@@ -108,6 +112,17 @@ const PASST: Card = Card {
     server: [10, 0, 2, 2],
 };
 
+/// As `cargo xtask gateway --allow-host` has it.
+const STREAM: Card = Card {
+    setup: &[
+        "addr add 198.18.9.2/24 dev tap0",
+        "link set tap0 up",
+        "route add default via 198.18.9.1",
+    ],
+    offload: Offload::Segments,
+    server: [198, 18, 9, 1],
+};
+
 /// What passt and pasta are both told.
 const PASST_ARGUMENTS: &[&str] = &[
     "-f",
@@ -134,6 +149,7 @@ impl Stack {
             Kind::Ours => Self::ours(world, guest, mtu),
             Kind::Other => Self::other(world, guest, mtu),
             Kind::OursSocket => Self::ours_socket(world, guest, mtu),
+            Kind::OursStream => Self::ours_stream(world, guest, mtu),
             Kind::OursCrowded => Self::ours(world, guest, mtu)?.crowded(world),
             Kind::Passt => Self::passt(world, guest, mtu),
             Kind::Pasta => Self::pasta(world, guest, mtu),
@@ -220,19 +236,44 @@ impl Stack {
         Ok(self)
     }
 
+    fn ours_stream(world: &World, guest: Namespace, mtu: u32) -> Result<Self> {
+        let socket = world.socket(&format!("ours-{mtu}"));
+        let mut gateway = world.host.command(&world.programs.gateway);
+        gateway.arg("--listen").arg(&socket);
+        gateway.args(["--mtu", &mtu.to_string(), "--tso", "--allow-host"]);
+        Self::behind_worker(
+            world,
+            (Kind::OursStream, &STREAM),
+            guest,
+            (gateway, socket),
+            mtu,
+        )
+    }
+
     fn passt(world: &World, guest: Namespace, mtu: u32) -> Result<Self> {
-        let tap = tap(&guest, &PASST, mtu)?;
         let socket = world.socket(&format!("passt-{mtu}"));
         let mut passt = world.host.command(Path::new("passt"));
         passt
             .args(PASST_ARGUMENTS)
             .args(["-m", &mtu.to_string(), "-s"])
             .arg(&socket);
-        let process = Running::start(passt.stdin(Stdio::null()))?;
-        wait_for("passt", || socket.exists())?;
+        Self::behind_worker(world, (Kind::Passt, &PASST), guest, (passt, socket), mtu)
+    }
+
+    /// A stack that listens on a stream socket, with the worker that connects to it.
+    fn behind_worker(
+        world: &World,
+        (kind, card): (Kind, &Card),
+        guest: Namespace,
+        (mut command, socket): (Command, PathBuf),
+        mtu: u32,
+    ) -> Result<Self> {
+        let tap = tap(&guest, card, mtu)?;
+        let process = Running::start(command.stdin(Stdio::null()))?;
+        wait_for(kind.name(), || socket.exists())?;
         let mut pump = world.host.command(&world.programs.pump);
         pump.arg("framed").arg(&socket).stdin(File::from(tap));
-        let mut stack = Self::new(Kind::Passt, guest, PASST.server, Some(process));
+        let mut stack = Self::new(kind, guest, card.server, Some(process));
         stack._others.push(Running::start(&mut pump)?);
         Ok(stack)
     }
