@@ -183,7 +183,10 @@ pub(crate) fn build(
 }
 
 /// What the guest may reach, and who said so.
-fn network(
+///
+/// # Errors
+/// When a variable, a file or an option cannot be used.
+pub(crate) fn network(
     context: &Context,
     options: &LaunchOptions,
     project: &Project,
@@ -224,7 +227,7 @@ fn proxies(env: &EnvVars) -> Result<ProxySettings, UsageError> {
         http: server("HTTP_PROXY")?,
         https: server("HTTPS_PROXY")?,
         all: server("ALL_PROXY")?,
-        no_proxy,
+        no_proxy: no_proxy.into(),
     })
 }
 

@@ -224,6 +224,15 @@ impl Egress {
         decided
     }
 
+    /// Whether connections to `name` are made by a proxy that is given the name, so that it needs no address of its own.
+    #[must_use]
+    pub fn connects_by_name(&self, name: &str) -> bool {
+        let shared = &self.shared;
+        HostName::parse(name).is_ok_and(|name| {
+            shared.proxies.resolves(&name) && shared.policy().decide_name(&name).is_ok()
+        })
+    }
+
     /// Records that the guest was not told `address` for `name`; `unseen` such answers were not even told here.
     pub fn record_denied_answer(&self, name: &str, address: IpAddr, unseen: u64) {
         let shared = &self.shared;

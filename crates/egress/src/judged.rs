@@ -11,7 +11,7 @@ use agent_vm_policy::{
 use crate::asks::{Asked, Question};
 use crate::dial::Route;
 use crate::egress::{ConnectRequest, Shared};
-use crate::proxy::{Destination, HTTP_PORT};
+use crate::proxy::{Destination, HTTP_PORT, is_stand_in};
 
 /// Why a flow may not be, and where it was to go.
 #[derive(Debug)]
@@ -135,6 +135,8 @@ impl Shared {
         } else if names.iter().any(is_host) {
             names.retain(is_host);
             (Route::HostService(port), Resolution::HostService)
+        } else if let Some(route) = self.by_name(&names, address, port) {
+            (route, Resolution::ByProxy)
         } else {
             let target = SocketAddr::new(canonical(address), port);
             (Route::Direct(target), Resolution::Public)
@@ -142,7 +144,10 @@ impl Shared {
         let target = route.address();
         let owner = match resolution {
             Resolution::Public if self.host_addresses.contain(target) => Owner::Host,
-            Resolution::Public | Resolution::Overridden | Resolution::HostService => Owner::Other,
+            Resolution::Public
+            | Resolution::Overridden
+            | Resolution::ByProxy
+            | Resolution::HostService => Owner::Other,
         };
         let facts = ConnectFacts {
             names: &names,
@@ -171,7 +176,7 @@ impl Shared {
         names.retain(|name| policy.decide_name(name).is_ok());
         let route = match resolution {
             Resolution::Public => self.by_proxy(&names, target, port).unwrap_or(route),
-            Resolution::Overridden | Resolution::HostService => route,
+            Resolution::Overridden | Resolution::ByProxy | Resolution::HostService => route,
         };
         Ok(Flow {
             names,
@@ -191,17 +196,31 @@ impl Shared {
         if self.proxies.is_empty() || classify(address) != AddressClass::Global {
             return None;
         }
+        self.through_proxy(names.first(), SocketAddr::new(address, port))
+    }
+
+    /// The way through the host's proxy to a name that only the proxy can resolve. Its address is a stand-in: nothing is
+    /// ever dialled there.
+    fn by_name(&self, names: &[HostName], address: IpAddr, port: u16) -> Option<Route> {
+        let [name] = names else { return None };
+        if !is_stand_in(address) || !self.proxies.resolves(name) {
+            return None;
+        }
+        let route = self.through_proxy(Some(name), SocketAddr::new(address, port))?;
+        route.proxy()?.takes_names().then_some(route)
+    }
+
+    fn through_proxy(&self, name: Option<&HostName>, address: SocketAddr) -> Option<Route> {
         let destination = Destination {
-            name: names.first().cloned(),
-            address: SocketAddr::new(address, port),
+            name: name.cloned(),
+            address,
         };
         let proxy = Rc::new(self.proxies.choose(&destination)?.clone());
-        Some(
-            if port == HTTP_PORT && proxy.forwards() && !names.is_empty() {
-                Route::Forward(proxy, destination)
-            } else {
-                Route::Tunnel(proxy, destination)
-            },
-        )
+        let forwarded = address.port() == HTTP_PORT && proxy.forwards() && name.is_some();
+        Some(if forwarded {
+            Route::Forward(proxy, destination)
+        } else {
+            Route::Tunnel(proxy, destination)
+        })
     }
 }

@@ -69,7 +69,7 @@ pub use egress::{
     ResolveOverride,
 };
 pub use encodings::fuzz_placeholder_scan;
-pub use proxy::{ProxyError, ProxyKind, ProxyServer, ProxySettings};
+pub use proxy::{NoProxy, ProxyError, ProxyKind, ProxyServer, ProxySettings, STAND_IN_NETWORK};
 pub use request_head::fuzz_request_head;
 pub use splice::Duplex;
 pub use tls_roots::{RootsError, UpstreamRoots};

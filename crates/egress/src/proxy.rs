@@ -17,14 +17,22 @@ use agent_vm_policy::HostName;
 use agent_vm_secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::Uri;
-use hyper_util::client::proxy::matcher::Matcher;
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
+mod exceptions;
 mod handshake;
 
+pub use exceptions::NoProxy;
 pub(crate) use handshake::{connect, forward_socket, tunnel};
+
+/// First two bytes of the addresses that stand for a name only: 198.19.0.0/16 (RFC 2544, never routed).
+pub const STAND_IN_NETWORK: [u8; 2] = [198, 19];
+
+/// Whether an address stands for a name only: nothing is dialled there.
+pub(crate) fn is_stand_in(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.octets().starts_with(&STAND_IN_NETWORK))
+}
 
 /// The port that plain HTTP is spoken at.
 pub(crate) const HTTP_PORT: u16 = 80;
@@ -71,8 +79,8 @@ pub struct ProxySettings {
     pub https: Option<ProxyServer>,
     /// For both, where they have none of their own.
     pub all: Option<ProxyServer>,
-    /// Hosts, domains, addresses and networks that are reached directly, separated by commas or blanks; `*` is all.
-    pub no_proxy: String,
+    /// What is reached directly.
+    pub no_proxy: NoProxy,
 }
 
 /// Where a connection through a proxy leads.
@@ -129,7 +137,7 @@ impl ProxyServer {
     }
 
     /// Whether it is given names, which it resolves itself.
-    pub(crate) fn resolves(&self) -> bool {
+    pub(crate) fn takes_names(&self) -> bool {
         matches!(self.kind, ProxyKind::Http | ProxyKind::Socks5h)
     }
 
@@ -229,34 +237,34 @@ impl ProxySettings {
     pub(crate) fn choose(&self, destination: &Destination) -> Option<&ProxyServer> {
         let server = self.server(destination.address.port())?;
         let address = destination.address.ip();
-        let excepted = self.excepts(&bracketed(address))
+        let excepted = self.no_proxy.excepts(&bracketed(address))
             || destination
                 .name
                 .as_ref()
-                .is_some_and(|name| self.excepts(name.as_str()));
+                .is_some_and(|name| self.no_proxy.excepts(name.as_str()));
         (!excepted).then_some(server)
     }
 
-    /// Whether `no_proxy` has this host, a name or an address.
-    fn excepts(&self, host: &str) -> bool {
-        let entries = self
-            .no_proxy
-            .split([',', ' ', '\t', '\n'])
-            .map(|entry| entry.trim_end_matches('.'))
-            .filter(|entry| !entry.is_empty());
-        let entries: Vec<&str> = entries.collect();
-        if entries.contains(&"*") {
-            return true;
-        }
-        let matcher = Matcher::builder()
-            .all("http://proxy.invalid")
-            .no(entries.join(","))
-            .build();
-        let asked: Result<Uri, _> = format!("https://{host}/").parse();
-        // A host that is no part of a URI can be no entry either.
-        asked.is_ok_and(|uri| matcher.intercept(&uri).is_none())
+    /// Whether a connection to `name` is made by a proxy that is given the name, at some port at least.
+    pub(crate) fn resolves(&self, name: &HostName) -> bool {
+        let servers = [HTTP_PORT, HTTP_PORT + 1].map(|port| self.server(port));
+        let given_names = servers.into_iter().flatten().any(ProxyServer::takes_names);
+        given_names && can_be_public(name.as_str()) && !self.no_proxy.excepts(name.as_str())
     }
 }
+
+/// Whether a name can be a host's on the Internet: it has a domain, and one that is not kept for something else (RFC 6761,
+/// RFC 6762, RFC 8375). Addresses in whatever notation are no [`HostName`]s.
+fn can_be_public(name: &str) -> bool {
+    let within = |domain: &&str| {
+        let rest = name.strip_suffix(domain);
+        rest.is_some_and(|rest| rest.ends_with('.'))
+    };
+    name.contains('.') && !NOT_PUBLIC.iter().any(within)
+}
+
+/// Domains that no proxy on the way to the Internet should be asked for.
+const NOT_PUBLIC: [&str; 5] = ["localhost", "local", "internal", "home.arpa", "invalid"];
 
 impl Destination {
     /// Host and port as a proxy is asked for them: the name, else the address.

@@ -114,6 +114,13 @@ pub const DEFAULT_MTU: u16 = 65_520;
 /// First two bytes of the addresses given to overridden names: 198.18.0.0/16 (RFC 2544, never routed).
 pub const SYNTHETIC_NETWORK: [u8; 2] = [198, 18];
 
+/// First two bytes of the addresses of names that are connected to by name, because no name server answers them:
+/// 198.19.0.0/16 (RFC 2544, never routed).
+pub const STAND_IN_NETWORK: [u8; 2] = [198, 19];
+
+/// Names that can have such an address; each keeps it, so questions for more fail.
+pub const MAX_STAND_INS: usize = 4_096;
+
 /// Overridden names that can have an address: the rest are refused at the start.
 pub const MAX_OVERRIDDEN_NAMES: usize = 4_096;
 

@@ -23,6 +23,7 @@ pub(crate) mod server;
 mod server_order;
 pub(crate) mod server_reply;
 mod special;
+mod stand_in;
 
 #[cfg(test)]
 mod test_server;

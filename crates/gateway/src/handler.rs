@@ -105,6 +105,14 @@ pub trait FlowHandler {
         NameTreatment::Plain
     }
 
+    /// Whether connections to `name` (as in [`FlowHandler::name_treatment`]) are made by that name, whatever its address: then
+    /// the guest is told an address of [`STAND_IN_NETWORK`](crate::STAND_IN_NETWORK) where the host's name servers do not
+    /// answer, and flows to it come with the name.
+    fn connects_by_name(&self, name: &str) -> bool {
+        let _by_address = name;
+        false
+    }
+
     /// Something was denied without being asked about; for the audit log. Calls are rate-limited by the gateway.
     fn denied(&self, denied: Denied);
 }

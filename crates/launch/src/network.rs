@@ -53,6 +53,15 @@ impl NetworkTask {
     }
 }
 
+/// Both mean the same addresses.
+const _: () = {
+    let (ours, theirs) = (
+        agent_vm_gateway::STAND_IN_NETWORK,
+        agent_vm_egress::STAND_IN_NETWORK,
+    );
+    assert!(ours[0] == theirs[0] && ours[1] == theirs[1]);
+};
+
 /// Gives the gateway's flows to the egress.
 pub(crate) struct EgressHandler {
     egress: Egress,
@@ -110,6 +119,10 @@ impl FlowHandler for EgressHandler {
             Ok(host) if self.egress.policy().intercepts(&host) => NameTreatment::Intercepted,
             _ => NameTreatment::Plain,
         }
+    }
+
+    fn connects_by_name(&self, name: &str) -> bool {
+        self.egress.connects_by_name(name)
     }
 
     fn denied(&self, denied: Denied) {

@@ -253,7 +253,7 @@ fn proxies(settings: &ProxySettings) -> PlannedProxies {
         http: shown(&settings.http),
         https: shown(&settings.https),
         all: shown(&settings.all),
-        except: settings.no_proxy.clone(),
+        except: settings.no_proxy.as_str().to_owned(),
     }
 }
 

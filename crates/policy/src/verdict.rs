@@ -66,6 +66,9 @@ pub enum Resolution {
     Public,
     /// Given by the user for this name and port (`--resolve`): exempt from the check of its class.
     Overridden,
+    /// None: the flow's only name is given to a proxy, which resolves it. The address stands for the name and is of no class
+    /// that could be judged.
+    ByProxy,
     /// The flow is for [`HOST_SERVICE_NAME`], so that the host's loopback would be dialled.
     HostService,
 }

@@ -8,7 +8,7 @@ use agent_vm_agents::AgentId;
 use agent_vm_credentials::Collected;
 use agent_vm_launch::{
     Bases, Diagnostics, ImageSource, IntegritySettings, KeyAgents, LaunchRequest, MachineSize,
-    NetworkSettings, Program, SetupRequest, ShareAccess, Streams,
+    NetworkSettings, Origin, Program, PublishSettings, SetupRequest, ShareAccess, Streams,
 };
 use agent_vm_state::{HostDirectories, Project};
 
@@ -17,7 +17,7 @@ use crate::command_error::{CommandError, UsageError};
 use crate::commands::pull;
 use crate::commands::run_agent::launch_shown;
 use crate::host_facts::HostFacts;
-use crate::launch_request::Context;
+use crate::launch_request::{self, Context};
 use crate::preflight::Preflight;
 use crate::settings::Settings;
 use crate::ui::Ui;
@@ -34,13 +34,21 @@ pub(crate) fn run(context: &Context, args: &SetupArgs, ui: Ui) -> Result<u8, Com
         verbose: args.verbose,
         ..LaunchOptions::default()
     };
-    let settings = Settings::resolve(&options, &context.env, &host)?;
+    let mut settings = Settings::resolve(&options, &context.env, &host)?;
+    let project = empty_project(&context.directories()?)?;
+    let (network, origin) = network(context, &project)?;
+    settings.origins.insert("policy", origin);
     let preflight = Preflight::start(context, &settings, &host)?;
     let kernel = preflight.kernel().to_owned();
     preflight.finish()?;
     pull::fetch(context, &args.pull, ui)?;
     ui.status("booting it once");
-    let request = request(context, settings, args.verbose, kernel)?;
+    let request = request(
+        context,
+        settings,
+        (project, network),
+        (args.verbose, kernel),
+    )?;
     match launch_shown(request, ui)? {
         0 => {
             ui.status("setup is complete");
@@ -53,15 +61,26 @@ pub(crate) fn run(context: &Context, args: &SetupArgs, ui: Ui) -> Result<u8, Com
     }
 }
 
+/// What every launch of this user may reach, and by which proxies; ports are published by launches that serve something.
+fn network(
+    context: &Context,
+    project: &Project,
+) -> Result<(NetworkSettings, Origin), CommandError> {
+    let options = LaunchOptions::default();
+    let (network, origin) = launch_request::network(context, &options, project, project.root())?;
+    let publish = PublishSettings::default();
+    Ok((NetworkSettings { publish, ..network }, origin))
+}
+
 fn request(
     context: &Context,
     settings: Settings,
-    verbose: bool,
-    kernel: PathBuf,
+    (project, network): (Project, NetworkSettings),
+    (verbose, kernel): (bool, PathBuf),
 ) -> Result<LaunchRequest, CommandError> {
     let directories = context.directories()?;
     Ok(LaunchRequest {
-        project: empty_project(&directories)?,
+        project,
         project_access: ShareAccess::ReadOnly,
         integrity: IntegritySettings::default(),
         mounts: Vec::new(),
@@ -87,7 +106,7 @@ fn request(
         },
         credentials: Collected::default(),
         key_agents: KeyAgents::default(),
-        network: NetworkSettings::default(),
+        network,
         directories,
         streams: Streams::Pipes,
         terminal_type: String::new(),

@@ -209,6 +209,28 @@ fn proxies_are_shown_without_their_logins() {
 }
 
 #[test]
+fn setup_boots_under_the_users_network_settings() {
+    let mut environment = Environment::new();
+    let mut refused = |told: &str| {
+        let finished = environment.run(&["setup", "--image", "localhost:1/none"]);
+        assert!(finished.stderr.contains(told), "{finished:?}");
+        environment.set("HTTPS_PROXY", "socks4://proxy.example.org");
+    };
+    refused("error: ");
+    refused("error: the proxy that $HTTPS_PROXY names cannot be used\n");
+    environment.set("HTTPS_PROXY", "");
+    environment.write(
+        "home/.config/agent-vm/config.toml",
+        "[network]\nallow-egress = [\"everything\"]\n",
+    );
+    let finished = environment.run(&["setup", "--image", "localhost:1/none"]);
+    assert!(
+        finished.stderr.contains("`allow-egress` of [network]"),
+        "{finished:?}"
+    );
+}
+
+#[test]
 fn a_proxy_that_cannot_be_used_is_named_by_its_variable_alone() {
     let mut environment = Environment::new();
     environment.set(

@@ -88,7 +88,7 @@ fn the_port_chooses_the_variable_and_all_stands_in() {
             http: http.map(server),
             https: https.map(server),
             all: all.map(server),
-            no_proxy: String::new(),
+            no_proxy: NoProxy::default(),
         };
         let to = destination(None, &format!("8.8.8.8:{port}"));
         settings.choose(&to).map(|proxy| proxy.host.clone())
@@ -125,10 +125,37 @@ fn exceptions_are_read_as_curl_reads_them() {
     ] {
         let settings = ProxySettings {
             all: Some(server("p")),
-            no_proxy: no_proxy.to_owned(),
+            no_proxy: no_proxy.into(),
             ..ProxySettings::default()
         };
         let chosen = settings.choose(&destination(name, address));
         assert_eq!(chosen.is_none(), direct, "{no_proxy:?} {name:?} {address}");
     }
+}
+
+#[test]
+fn only_names_that_a_proxy_is_given_and_may_resolve_are_its_own() {
+    let settings = |proxy: &str, no_proxy: &str| ProxySettings {
+        https: Some(ProxyServer::parse(proxy).unwrap()),
+        no_proxy: no_proxy.into(),
+        ..ProxySettings::default()
+    };
+    for (proxy, no_proxy, name, resolves) in [
+        ("http://p.test", "", "a.test", true),
+        ("socks5h://p.test", "", "a.test", true),
+        ("socks5://p.test", "", "a.test", false),
+        ("http://p.test", ".test", "a.test", false),
+        ("http://p.test", "*", "a.test", false),
+        ("http://p.test", "b.test", "a.test", true),
+        ("http://p.test", "", "intranet", false),
+        ("http://p.test", "", "printer.local", false),
+        ("http://p.test", "", "a.b.internal", false),
+        ("http://p.test", "", "a.localhost", false),
+    ] {
+        let name = HostName::parse(name).unwrap();
+        let said = settings(proxy, no_proxy).resolves(&name);
+        assert_eq!(said, resolves, "{proxy} {no_proxy:?} {name}");
+    }
+    let name = HostName::parse("a.test").unwrap();
+    assert!(!ProxySettings::default().resolves(&name));
 }

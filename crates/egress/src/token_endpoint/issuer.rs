@@ -116,7 +116,7 @@ impl IssuerClient {
             address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, HTTPS_PORT)),
         };
         let proxy = self.proxies.choose(&named);
-        if let Some(proxy) = proxy.filter(|proxy| proxy.resolves()) {
+        if let Some(proxy) = proxy.filter(|proxy| proxy.takes_names()) {
             return Ok(vec![Route::Tunnel(Rc::new(proxy.clone()), named)]);
         }
         let found = tokio::net::lookup_host((host.as_str(), HTTPS_PORT)).await;

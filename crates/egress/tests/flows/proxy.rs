@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
-use crate::rig::{FREE, Rig, get, http1, outcome, with_rig};
+use crate::rig::{FREE, LOCAL, OTHER_SECRET, Rig, connect, get, http1, outcome, with_rig};
 use crate::upstream::Behaviour;
 
 const USER: &str = "the-user";
@@ -377,5 +377,125 @@ fn what_the_user_gave_and_the_host_itself_are_reached_directly() {
             assert!(reached.is_ok(), "{name}");
         }
         assert!(seen.borrow().is_empty());
+    });
+}
+
+/// A guest's TLS to an intercepted host at the upstream's own port, through whatever proxy the rig has.
+async fn intercepted(rig: &Rig) -> crate::rig::Http1 {
+    let port = rig.upstream.address.port();
+    let flow = rig.try_open(Some(LOCAL), ADDRESS, port).await.unwrap();
+    let (guest, near) = tokio::io::duplex(64 * 1024);
+    spawn_local(flow.serve(near));
+    let ca = rig.egress().ca_pem();
+    let stream = connect(guest, ca, LOCAL, &["http/1.1"]).await.unwrap();
+    http1(stream).await
+}
+
+fn named_localhost() -> Behaviour {
+    Behaviour {
+        names: vec![LOCAL.to_owned()],
+        ..Behaviour::default()
+    }
+}
+
+#[test]
+fn an_intercepted_host_gets_its_token_through_tinyproxy() {
+    with_rig(named_localhost(), async |rig| {
+        let proxy = tinyproxy().await;
+        let url = format!("http://{USER}:secret@{}", proxy.address);
+        let through = rig.with_proxies(all(&url));
+        let mut client = intercepted(&through).await;
+        let token = format!("Bearer {}", through.local);
+        for _ in 0..2 {
+            client.ready().await.unwrap();
+            let request = get("/v1?q=1", &[("host", LOCAL), ("authorization", &token)]);
+            let answer = outcome(client.send_request(request).await.unwrap()).await;
+            assert_eq!(answer, (200, None, "hello".into()));
+        }
+        let elsewhere = get("/v1", &[("host", LOCAL), ("x-api-key", &token)]);
+        client.ready().await.unwrap();
+        let refused = outcome(client.send_request(elsewhere).await.unwrap()).await;
+        assert_eq!(refused.0, 403);
+        let real = format!("Bearer {OTHER_SECRET}");
+        let seen = through.upstream.seen.borrow();
+        let tokens: Vec<_> = seen
+            .iter()
+            .map(|seen| seen.header("authorization"))
+            .collect();
+        assert_eq!(tokens, [Some(real.as_str()); 2]);
+        let lines = through.audit();
+        let request = lines.iter().find(|line| line["path"] == "/v1").unwrap();
+        let proxy = format!("http://{}", proxy.address);
+        assert_eq!(
+            (&request["proxy"], &request["credential"]),
+            (&proxy.into(), &"other".into())
+        );
+        assert!(!format!("{lines:?}").contains("secret"), "{lines:?}");
+    });
+}
+
+#[test]
+fn an_upstream_that_only_the_proxy_vouches_for_is_not_believed() {
+    // The certificate is another's: a proxy that leads elsewhere gets no token.
+    with_rig(Behaviour::default(), async |rig| {
+        let proxy = tinyproxy().await;
+        let url = format!("http://{USER}:secret@{}", proxy.address);
+        let through = rig.with_proxies(all(&url));
+        let mut client = intercepted(&through).await;
+        let token = format!("Bearer {}", through.local);
+        let request = get("/v1", &[("host", LOCAL), ("authorization", &token)]);
+        let answer = outcome(client.send_request(request).await.unwrap()).await;
+        assert_eq!(answer.0, 502, "{answer:?}");
+        assert!(through.upstream.seen.borrow().is_empty());
+    });
+}
+
+/// An address that stands for a name only.
+const STAND_IN: &str = "198.19.0.1";
+
+#[test]
+fn a_name_that_only_the_proxy_resolves_is_dialled_by_name_and_never_at_its_stand_in() {
+    with_rig(Behaviour::default(), async |rig| {
+        let answer = [&b"HTTP/1.1 200 OK\r\n\r\n"[..], BANNER].concat();
+        let (address, seen) = fake(b"\r\n\r\n", &[&answer]).await;
+        let url = format!("http://{address}");
+        let through = rig.with_proxies(all(&url));
+        assert!(through.egress().connects_by_name("only-there.test"));
+        let flow = through
+            .try_open(Some("only-there.test"), STAND_IN, 22)
+            .await;
+        let (mut guest, near) = tokio::io::duplex(64 * 1024);
+        spawn_local(flow.unwrap().serve(near));
+        let mut banner = [0; BANNER.len()];
+        guest.read_exact(&mut banner).await.unwrap();
+        assert_eq!(banner, BANNER);
+        assert!(seen.borrow().starts_with(b"CONNECT only-there.test:22 "));
+        drop(guest);
+
+        let listed = agent_vm_policy::Policy::new(agent_vm_policy::Scope {
+            preset: agent_vm_policy::Preset::Allowlist,
+            domains: Vec::new(),
+        });
+        let by_address = all(&format!("socks5://{address}"));
+        let excepted = ProxySettings {
+            no_proxy: ".test".into(),
+            ..all(&url)
+        };
+        let cases = [
+            (rig.clone(), Some("only-there.test")),
+            (through.with_policy(listed), Some("only-there.test")),
+            (rig.with_proxies(excepted), Some("only-there.test")),
+            (rig.with_proxies(by_address), Some("only-there.test")),
+            (through.clone(), None),
+            (through, Some("printer.local")),
+        ];
+        for (number, (rig, name)) in cases.into_iter().enumerate() {
+            assert!(!name.is_some_and(|name| rig.egress().connects_by_name(name)));
+            let error = rig.try_open(name, STAND_IN, 443).await.err();
+            assert!(
+                matches!(error, Some(OpenError::Denied { .. })),
+                "case {number}: {error:?}"
+            );
+        }
     });
 }

@@ -35,6 +35,8 @@ pub(crate) const LOGIN: &str = "login.bound.test";
 /// A host with a path that answers with tokens.
 pub(crate) const TOKENS: &str = "auth.openai.com";
 pub(crate) const FREE: &str = "free.test";
+/// Intercepted, without an override: a proxy on this machine finds it.
+pub(crate) const LOCAL: &str = "localhost";
 pub(crate) const OAUTH_SECRET: &str = "sk-real-oauth-token";
 pub(crate) const KEY_SECRET: &str = "sk-real-api-key";
 pub(crate) const OTHER_SECRET: &str = "gho_real-other-token";
@@ -105,6 +107,7 @@ pub(crate) struct Rig {
     pub(crate) refresh: Placeholder,
     pub(crate) secrets: Rc<Secrets>,
     pub(crate) token_endpoints: TokenEndpoints,
+    pub(crate) local: Placeholder,
     policy: Policy,
     proxies: ProxySettings,
     audit: PathBuf,
@@ -139,7 +142,7 @@ impl Rig {
         let audit = dir.path().join("audit.jsonl");
         let mint = |prefix: &str| Placeholder::mint(prefix).unwrap();
         let (oauth, api_key) = (mint("sk-ant-oat01-"), mint("sk-ant-api03-"));
-        let (other, broken) = (mint("gho_"), mint("x-"));
+        let (other, broken, local) = (mint("gho_"), mint("x-"), mint("gho_"));
         let target = upstream.address;
         let rig = Self {
             upstream,
@@ -150,6 +153,7 @@ impl Rig {
             refresh: mint("sk-ant-ort01-"),
             secrets: Rc::default(),
             token_endpoints: TokenEndpoints::default(),
+            local,
             policy: Policy::public(),
             proxies: ProxySettings::default(),
             audit,
@@ -225,6 +229,7 @@ impl Rig {
                 hosts: Vec::new(),
                 ..bind("refresh", &self.refresh, &[LOGIN], "authorization")
             },
+            bind("other", &self.local, LOCAL, "authorization"),
         ];
         let route = |host: &str, port| ResolveOverride {
             host: HostName::parse(host).unwrap(),

@@ -18,6 +18,7 @@ use super::pace::{GUEST_PACE, Pace};
 use super::resolver::{Answer, DnsFailure, MAX_ANSWER_ADDRESSES, Question, Resolver, judged_name};
 use super::reverse::network_of;
 use super::special;
+use super::stand_in::{self, StandIns};
 use crate::config::{GatewayConfig, MAX_OVERRIDDEN_NAMES, SYNTHETIC_NETWORK};
 use crate::handler::{Denied, DenyReason, FlowHandler, NameTreatment, Transport};
 use crate::stream::GuestStream;
@@ -28,6 +29,7 @@ pub(crate) struct DnsServer {
     handler: Rc<dyn FlowHandler>,
     overridden: HashMap<String, Ipv4Addr>,
     names: RefCell<NameTable>,
+    stand_ins: RefCell<StandIns>,
     denied: RefCell<Vec<Denied>>,
     pace: RefCell<Pace>,
     /// Bytes of an answer that fit one packet of the link.
@@ -55,6 +57,7 @@ impl DnsServer {
             handler,
             overridden,
             names: RefCell::default(),
+            stand_ins: RefCell::default(),
             denied: RefCell::default(),
             pace: RefCell::new(Pace::new(GUEST_PACE)),
             datagram: usize::from(config.mtu).saturating_sub(UDP_HEADERS),
@@ -70,6 +73,14 @@ impl DnsServer {
             let synthetic = self.overridden.iter().find(|(_, known)| **known == v4);
             return synthetic
                 .map(|(name, _)| name.clone())
+                .into_iter()
+                .collect();
+        }
+        if stand_in::is_stand_in(address) {
+            let stand_ins = self.stand_ins.borrow();
+            return stand_ins
+                .name(address)
+                .map(str::to_owned)
                 .into_iter()
                 .collect();
         }
@@ -152,10 +163,40 @@ impl DnsServer {
             self.deny(address, &name);
             return Ok(Answer::no_such_name());
         }
-        let asked = timeout(ANSWER_LIMIT, self.resolver.resolve(question)).await;
-        let mut answer = asked.unwrap_or(Err(DnsFailure::ServerFailure))?;
+        let mut answer = if stand_in::concerns(question) && self.handler.connects_by_name(&name) {
+            match self.ask_or_stand_in(question, &name).await? {
+                Told::ByServers(answer) => answer,
+                Told::ByUs(answer) => return Ok(answer),
+            }
+        } else {
+            self.ask(question, ANSWER_LIMIT).await?
+        };
         self.filter(&mut answer, treatment, &name);
         Ok(answer)
+    }
+
+    async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, DnsFailure> {
+        let asked = timeout(limit, self.resolver.resolve(question)).await;
+        asked.unwrap_or(Err(DnsFailure::ServerFailure))
+    }
+
+    /// What the name servers say of a name that is connected to by name; a stand-in when they say nothing.
+    async fn ask_or_stand_in(&self, question: &Question, name: &str) -> Result<Told, DnsFailure> {
+        let known = self
+            .stand_ins
+            .borrow()
+            .known(question, name, Instant::now());
+        if let Some(known) = known {
+            return Ok(Told::ByUs(known));
+        }
+        match self.ask(question, stand_in::PATIENCE).await {
+            Err(DnsFailure::ServerFailure) => {
+                let now = Instant::now();
+                let bound = self.stand_ins.borrow_mut().bind(question, name, now);
+                bound.map(Told::ByUs).ok_or(DnsFailure::ServerFailure)
+            }
+            asked => asked.map(Told::ByServers),
+        }
     }
 
     /// Takes out what may not be told, and remembers the rest.
@@ -179,8 +220,9 @@ impl DnsServer {
 
     fn may_be_told(&self, name: &str, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let synthetic =
+        let overridden =
             matches!(address, IpAddr::V4(v4) if v4.octets().starts_with(&SYNTHETIC_NETWORK));
+        let synthetic = overridden || stand_in::is_stand_in(address);
         !synthetic && self.handler.address_allowed(name, address)
     }
 
@@ -197,6 +239,12 @@ impl DnsServer {
             });
         }
     }
+}
+
+/// Who answered.
+enum Told {
+    ByServers(Answer),
+    ByUs(Answer),
 }
 
 /// Time to live of an overridden name: its address never changes.

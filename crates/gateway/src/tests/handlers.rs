@@ -57,6 +57,8 @@ pub(crate) struct TestHandler {
     pub(crate) names: RefCell<HashMap<String, Vec<IpAddr>>>,
     /// Answers to any type, by name.
     pub(crate) answers: RefCell<HashMap<String, Answer>>,
+    /// Names that are connected to by name.
+    pub(crate) by_name: RefCell<Vec<String>>,
     pub(crate) treatments: RefCell<HashMap<String, NameTreatment>>,
     /// Names whose treatment was asked for.
     pub(crate) judged: RefCell<Vec<String>>,
@@ -132,6 +134,10 @@ impl FlowHandler for TestHandler {
         !address.is_loopback()
     }
 
+    fn connects_by_name(&self, name: &str) -> bool {
+        self.by_name.borrow().iter().any(|known| known == name)
+    }
+
     fn name_treatment(&self, name: &str) -> NameTreatment {
         self.judged.borrow_mut().push(name.to_owned());
         let known = self.treatments.borrow().get(name).copied();
@@ -151,7 +157,13 @@ impl Resolver for TestHandler {
         let ttl = Duration::from_secs(30);
         let known = addresses.map(|addresses| Answer::of_addresses(question, addresses, ttl));
         let known = known.or_else(|| self.answers.borrow().get(&name).cloned());
-        Box::pin(async move { Ok(known.unwrap_or_else(Answer::no_such_name)) })
+        Box::pin(async move {
+            match name.split('.').next() {
+                Some("dead") => Err(DnsFailure::ServerFailure),
+                Some("silent") => std::future::pending().await,
+                _ => Ok(known.unwrap_or_else(Answer::no_such_name)),
+            }
+        })
     }
 }
 

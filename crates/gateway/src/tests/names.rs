@@ -137,10 +137,58 @@ async fn overridden_names_get_their_own_address_and_keep_their_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn names_that_nobody_answers_get_a_stand_in_where_they_are_connected_to_by_name() {
+    with_guest(GuestOptions::default(), async |guest, handler| {
+        let [server, _] = gateway();
+        *handler.by_name.borrow_mut() = ["dead.test", "silent.test", "no.test", "a.test"]
+            .map(str::to_owned)
+            .to_vec();
+        let real: IpAddr = [192, 0, 2, 7].into();
+        handler
+            .names
+            .borrow_mut()
+            .insert("a.test".to_owned(), vec![real]);
+        for (name, expected) in [
+            ("a.test.", Some(real)),
+            ("dead.test.", Some([198, 19, 0, 1].into())),
+            ("silent.test.", Some([198, 19, 0, 2].into())),
+            ("Dead.Test.", Some([198, 19, 0, 1].into())),
+            ("no.test.", None),
+            ("dead.elsewhere.test.", None),
+        ] {
+            let answer = ask(&guest, server, name, RecordType::A).await;
+            assert_eq!(addresses(&answer), Vec::from_iter(expected), "{name}");
+        }
+        let answer = ask(&guest, server, "dead.test.", RecordType::AAAA).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        assert!(answer.answers.is_empty());
+        let asked = handler
+            .asked
+            .borrow()
+            .iter()
+            .filter(|name| *name == "dead.test")
+            .count();
+        assert_eq!(asked, 1, "who failed is not asked again at once");
+        for number in [1, 3] {
+            guest.connect([198, 19, 0, number], ECHO).await.unwrap();
+        }
+        let requests = handler.requests.borrow();
+        assert_eq!(requests[0].names, ["dead.test"]);
+        assert!(requests[1].names.is_empty(), "bound to no name");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn addresses_that_are_not_allowed_are_left_out_and_reported() {
     with_guest(GuestOptions::default(), async |guest, handler| {
         let good: IpAddr = "2001:db8::1".parse().unwrap();
-        let bad = ["::ffff:127.0.0.1", "::1", "::ffff:198.18.0.1"];
+        let bad = [
+            "::ffff:127.0.0.1",
+            "::1",
+            "::ffff:198.18.0.1",
+            "::ffff:198.19.0.1",
+        ];
         let mut all: Vec<IpAddr> = bad.iter().map(|text| text.parse().unwrap()).collect();
         all.push(good);
         handler

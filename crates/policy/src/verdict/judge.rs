@@ -37,7 +37,9 @@ impl Policy {
             // What the person said of the name says more.
             (Resolution::Overridden, Rule::Asked(_) | Rule::Listed(_)) => Ok((basis, rule)),
             (Resolution::Overridden, _) => Ok((basis, Rule::Resolve)),
-            (Resolution::Public | Resolution::HostService, _) => Ok((basis, rule)),
+            (Resolution::Public | Resolution::ByProxy | Resolution::HostService, _) => {
+                Ok((basis, rule))
+            }
         }
     }
 
@@ -107,6 +109,10 @@ impl Policy {
                 Grant::Granted => Ok(Some(Rule::Host)),
                 Grant::Denied => Err(DenyReason::HostAddress.into()),
             };
+        }
+        if facts.resolution == Resolution::ByProxy {
+            // No grant is about what stands for a name.
+            return Ok(None);
         }
         let granted = self.granted(facts.address, Some(facts.port), facts.owner);
         if granted.is_some() || facts.resolution == Resolution::Overridden {

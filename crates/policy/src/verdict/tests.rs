@@ -531,10 +531,40 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
+#[test]
+fn a_name_that_a_proxy_resolves_is_judged_by_its_name_alone() {
+    let names = [host("a.test")];
+    let facts = ConnectFacts {
+        names: &names,
+        address: "198.19.0.1".parse().unwrap(),
+        port: 443,
+        resolution: Resolution::ByProxy,
+        owner: Owner::Other,
+    };
+    let listed = |pattern: &str| {
+        Policy::new(Scope {
+            preset: Preset::Allowlist,
+            domains: vec![HostPattern::parse(pattern).unwrap()],
+        })
+        .allow_egress("198.18.0.0/15".parse().unwrap())
+    };
+    assert!(!is_denied(&Policy::public(), &facts));
+    assert!(!is_denied(&listed("a.test"), &facts));
+    assert!(is_denied(&listed("b.test"), &facts));
+    let refused = FlowPattern::Host(HostPattern::parse("a.test").unwrap());
+    assert!(is_denied(&Policy::public().deny(refused), &facts));
+    let direct = ConnectFacts {
+        resolution: Resolution::Public,
+        ..facts
+    };
+    assert!(is_denied(&Policy::public(), &direct));
+}
+
 fn any_resolution() -> impl Strategy<Value = Resolution> {
     prop::sample::select(vec![
         Resolution::Public,
         Resolution::Overridden,
+        Resolution::ByProxy,
         Resolution::HostService,
     ])
 }
