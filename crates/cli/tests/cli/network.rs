@@ -211,19 +211,17 @@ fn proxies_are_shown_without_their_logins() {
 #[test]
 fn setup_boots_under_the_users_network_settings() {
     let mut environment = Environment::new();
-    let mut refused = |told: &str| {
-        let finished = environment.run(&["setup", "--image", "localhost:1/none"]);
-        assert!(finished.stderr.contains(told), "{finished:?}");
-        environment.set("HTTPS_PROXY", "socks4://proxy.example.org");
-    };
-    refused("error: ");
-    refused("error: the proxy that $HTTPS_PROXY names cannot be used\n");
+    let reference = "localhost:1/none";
+    environment.set("HTTPS_PROXY", "socks4://proxy.example.org");
+    let finished = environment.run(&["setup", reference]);
+    let told = "error: the proxy that $HTTPS_PROXY names cannot be used\n";
+    assert!(finished.stderr.starts_with(told), "{finished:?}");
     environment.set("HTTPS_PROXY", "");
     environment.write(
         "home/.config/agent-vm/config.toml",
         "[network]\nallow-egress = [\"everything\"]\n",
     );
-    let finished = environment.run(&["setup", "--image", "localhost:1/none"]);
+    let finished = environment.run(&["setup", reference]);
     assert!(
         finished.stderr.contains("`allow-egress` of [network]"),
         "{finished:?}"
