@@ -436,7 +436,6 @@ fn an_intercepted_host_gets_its_token_through_tinyproxy() {
 
 #[test]
 fn an_upstream_that_only_the_proxy_vouches_for_is_not_believed() {
-    // The certificate is another's: a proxy that leads elsewhere gets no token.
     with_rig(Behaviour::default(), async |rig| {
         let proxy = tinyproxy().await;
         let url = format!("http://{USER}:secret@{}", proxy.address);
@@ -450,9 +449,6 @@ fn an_upstream_that_only_the_proxy_vouches_for_is_not_believed() {
     });
 }
 
-/// An address that stands for a name only.
-const STAND_IN: &str = "198.19.0.1";
-
 #[test]
 fn a_name_that_only_the_proxy_resolves_is_dialled_by_name_and_never_at_its_stand_in() {
     with_rig(Behaviour::default(), async |rig| {
@@ -462,7 +458,7 @@ fn a_name_that_only_the_proxy_resolves_is_dialled_by_name_and_never_at_its_stand
         let through = rig.with_proxies(all(&url));
         assert!(through.egress().connects_by_name("only-there.test"));
         let flow = through
-            .try_open(Some("only-there.test"), STAND_IN, 22)
+            .try_open(Some("only-there.test"), "198.19.0.1", 22)
             .await;
         let (mut guest, near) = tokio::io::duplex(64 * 1024);
         spawn_local(flow.unwrap().serve(near));
@@ -491,7 +487,7 @@ fn a_name_that_only_the_proxy_resolves_is_dialled_by_name_and_never_at_its_stand
         ];
         for (number, (rig, name)) in cases.into_iter().enumerate() {
             assert!(!name.is_some_and(|name| rig.egress().connects_by_name(name)));
-            let error = rig.try_open(name, STAND_IN, 443).await.err();
+            let error = rig.try_open(name, "198.19.0.1", 443).await.err();
             assert!(
                 matches!(error, Some(OpenError::Denied { .. })),
                 "case {number}: {error:?}"
