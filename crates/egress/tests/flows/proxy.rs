@@ -471,6 +471,7 @@ fn a_name_that_only_the_proxy_resolves_is_dialled_by_name_and_never_at_its_stand
         let listed = agent_vm_policy::Policy::new(agent_vm_policy::Scope {
             preset: agent_vm_policy::Preset::Allowlist,
             domains: Vec::new(),
+            builtin: Vec::new(),
         });
         let by_address = all(&format!("socks5://{address}"));
         let excepted = ProxySettings {

@@ -229,7 +229,7 @@ impl Rig {
                 hosts: Vec::new(),
                 ..bind("refresh", &self.refresh, &[LOGIN], "authorization")
             },
-            bind("other", &self.local, LOCAL, "authorization"),
+            bind("other", &self.local, &[LOCAL], "authorization"),
         ];
         let route = |host: &str, port| ResolveOverride {
             host: HostName::parse(host).unwrap(),

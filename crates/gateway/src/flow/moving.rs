@@ -160,7 +160,7 @@ impl Device for Unplugged {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        capabilities(self.mtu)
+        capabilities(self.mtu, true)
     }
 }
 

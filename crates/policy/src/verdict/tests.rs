@@ -545,6 +545,7 @@ fn a_name_that_a_proxy_resolves_is_judged_by_its_name_alone() {
         Policy::new(Scope {
             preset: Preset::Allowlist,
             domains: vec![HostPattern::parse(pattern).unwrap()],
+            builtin: Vec::new(),
         })
         .allow_egress("198.18.0.0/15".parse().unwrap())
     };
