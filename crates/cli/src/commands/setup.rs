@@ -67,7 +67,7 @@ fn network(
     project: &Project,
 ) -> Result<(NetworkSettings, Origin), CommandError> {
     let options = LaunchOptions::default();
-    let (network, origin) = launch_request::network(context, &options, project, project.root())?;
+    let (network, origin) = launch_request::network(context, &options, project, None)?;
     let publish = PublishSettings::default();
     Ok((NetworkSettings { publish, ..network }, origin))
 }
