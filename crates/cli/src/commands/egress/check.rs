@@ -197,10 +197,17 @@ fn by_request(
         placeholders: PlaceholderUse::None,
         foreign: ForeignCredential::Absent,
     };
-    *rule = policy.request_rule(&facts).or(rule.take());
+    let judged_by = policy.request_rule(&facts);
     match policy.decide_request(&facts) {
-        RequestVerdict::Deny(reason) => Some(reason),
-        RequestVerdict::Allow => None,
+        RequestVerdict::Deny(reason) => {
+            // What lets the connection pass says nothing about a request that may not.
+            *rule = judged_by;
+            Some(reason)
+        }
+        RequestVerdict::Allow => {
+            *rule = judged_by.or(rule.take());
+            None
+        }
     }
 }
 
