@@ -59,7 +59,7 @@ const SETTLE: Duration = Duration::from_secs(75);
 pub(crate) fn run(arguments: &SoakArguments) -> Result<Vec<Value>> {
     let world = World::make(super::programs(None)?)?;
     let stack = Stack::start(&world, Kind::Ours, arguments.mtu)?;
-    let before = stack.descriptors()?;
+    let before = at_rest(&world, &stack)?;
     let end = Instant::now() + Duration::from_secs_f64(arguments.minutes * 60.0);
     let mut rounds = 0;
     let mut warm = 0.0_f64;
@@ -95,6 +95,14 @@ pub(crate) fn run(arguments: &SoakArguments) -> Result<Vec<Value>> {
         line("memory at most after that", "bytes", most),
         line("memory at the end", "bytes", resident),
     ])
+}
+
+/// Descriptors of the stack once it has begun: right after it was started it has not opened all it keeps.
+fn at_rest(world: &World, stack: &Stack) -> Result<usize> {
+    let begun = load(world, stack, &["connect", "1", "0.1"], "60").output()?;
+    ensure!(begun.status.success(), "the stack does not answer");
+    std::thread::sleep(Duration::from_secs(2));
+    stack.descriptors()
 }
 
 fn round(world: &World, stack: &Stack) -> Result<()> {
