@@ -1,5 +1,5 @@
 //! `fake-providers ADDRESS LOG CA-DIR BEHAVIOUR`: the fakes of the agents' services as a program, for scripts in the lab.
-//! BEHAVIOUR is a file with [`Behaviour`] as JSON. Prints one line with its address when it listens and runs until its
+//! BEHAVIOUR is a file with `agent_vm_test_support::providers::Behaviour` as JSON. Prints one line with its address when it listens and runs until its
 //! standard input ends.
 
 use std::io::{Read as _, Write as _};
