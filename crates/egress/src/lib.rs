@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addressed;
 mod asks;
 mod audit;
 mod body;
@@ -36,6 +37,7 @@ mod local_executor;
 mod pool;
 mod proxy;
 mod record;
+mod refusal;
 mod replay;
 mod request_head;
 mod respond;

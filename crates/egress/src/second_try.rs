@@ -18,7 +18,7 @@ use hyper::body::{Frame, SizeHint};
 
 use crate::body::RequestBody;
 use crate::egress::Shared;
-use crate::exchange::Refusal;
+use crate::refusal::Refusal;
 use crate::request_head::Attachment;
 use crate::splice::Traffic;
 

@@ -24,8 +24,8 @@ use serde::Deserialize;
 use crate::body::ReplyBody;
 use crate::credential::{LocalBoxFuture, SecretUnavailable};
 use crate::egress::Shared;
-use crate::exchange::{Refusal, refuse};
 use crate::record::RequestRecord;
+use crate::refusal::{Refusal, refuse};
 use crate::respond::{json, temporarily_unavailable};
 
 mod issuer;

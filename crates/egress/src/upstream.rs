@@ -6,19 +6,15 @@
 //! the same way; a request that was not sent yet goes over a new connection.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_vm_policy::{DenyReason, HostName};
-use hyper::body::Incoming;
+use agent_vm_policy::HostName;
 use hyper::client::conn::{http1, http2};
-use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::{CertificateError, ClientConfig};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -26,13 +22,18 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio_rustls::TlsConnector;
 
 use crate::body::RequestBody;
-use crate::dial::{DialError, Route, dial};
+use crate::dial::{Route, dial};
 use crate::leaf_cache::Offer;
 use crate::local_executor::LocalExecutor;
 use crate::pool::{Connection, Key, Pool};
 use crate::proxy::ProxyServer;
 use crate::request_head::MAX_HEAD_BYTES;
-use crate::tls_roots::RootsError;
+
+mod error;
+mod lease;
+
+pub(crate) use error::UpstreamError;
+pub(crate) use lease::{Lease, NotSent, Wanted};
 
 /// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -76,22 +77,6 @@ pub(crate) enum Security {
 pub(crate) enum Sender {
     Http1(http1::SendRequest<RequestBody>),
     Http2(Connection),
-}
-
-/// Protocols that a request can use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    Any,
-    /// HTTP/1.1, because the connection is to be upgraded.
-    Http1,
-}
-
-/// A sender that is given back to its [`Upstream`] on drop.
-pub(crate) struct Lease {
-    upstream: Rc<Upstream>,
-    sender: Option<Sender>,
-    /// Whether it carried a request before.
-    pub(crate) reused: bool,
 }
 
 impl Upstream {
@@ -305,58 +290,6 @@ impl Sender {
     }
 }
 
-impl Lease {
-    /// Whether the connection speaks HTTP/2.
-    pub(crate) fn is_http2(&self) -> bool {
-        matches!(self.sender, Some(Sender::Http2(_)))
-    }
-
-    /// Sends a request and waits for the head of its answer.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, NotSent> {
-        let answer = match &mut self.sender {
-            Some(Sender::Http1(sender)) => sender.try_send_request(request).await,
-            Some(Sender::Http2(shared)) => shared.sender.try_send_request(request).await,
-            None => return Err(NotSent::from(UpstreamError::TimedOut)),
-        };
-        self.upstream.answered.set(answer.is_ok());
-        answer.map_err(|mut error| NotSent {
-            request: error.take_message(),
-            error: UpstreamError::Http {
-                source: error.into_error(),
-            },
-        })
-    }
-
-    /// Turns to a connection that was not used before. Answers whether it speaks the same protocol.
-    pub(crate) async fn renew(&mut self) -> Result<bool, UpstreamError> {
-        let was_http2 = self.is_http2();
-        self.sender = None;
-        let offer = if was_http2 {
-            Offer::Http2
-        } else {
-            Offer::Http1
-        };
-        self.sender = Some(self.upstream.dial(offer).await?);
-        self.reused = false;
-        Ok(self.is_http2() == was_http2)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else {
-            return;
-        };
-        let mut idle = self.upstream.idle.borrow_mut();
-        if idle.as_ref().is_none_or(Sender::is_closed) {
-            *idle = Some(sender);
-        }
-    }
-}
-
 async fn tls_connect(
     host: &HostName,
     config: &Arc<ClientConfig>,
@@ -370,125 +303,4 @@ async fn tls_connect(
         .connect(name, stream)
         .await
         .map_err(|source| UpstreamError::from_tls(host, source))
-}
-
-/// A request without an answer.
-pub(crate) struct NotSent {
-    /// Set when nothing of it was sent.
-    pub(crate) request: Option<Request<RequestBody>>,
-    pub(crate) error: UpstreamError,
-}
-
-impl From<UpstreamError> for NotSent {
-    fn from(error: UpstreamError) -> Self {
-        Self {
-            request: None,
-            error,
-        }
-    }
-}
-
-/// Why a request was not answered by the upstream.
-#[derive(Debug, Error)]
-pub(crate) enum UpstreamError {
-    /// No connection.
-    #[error("no connection to the upstream")]
-    Dial {
-        #[source]
-        source: DialError,
-    },
-    /// The roots cannot be had.
-    #[error("the authorities for upstream certificates cannot be had")]
-    Roots {
-        #[source]
-        source: RootsError,
-    },
-    /// There was no way to verify a certificate when the connection began.
-    #[error("upstream certificates cannot be verified")]
-    Unusable,
-    /// Its certificate is not valid.
-    #[error("the certificate presented for {host} is not valid: {problem}")]
-    Certificate { host: HostName, problem: String },
-    /// The TLS handshake broke off.
-    #[error("the TLS handshake with {host} broke off")]
-    Tls {
-        host: HostName,
-        #[source]
-        source: io::Error,
-    },
-    /// The name cannot be verified.
-    #[error("{host} cannot be the name in a certificate")]
-    Name { host: HostName },
-    /// The handshake took too long.
-    #[error("the upstream did not answer in time")]
-    TimedOut,
-    /// HTTP broke.
-    #[error("the upstream broke the HTTP connection")]
-    Http {
-        #[source]
-        source: hyper::Error,
-    },
-}
-
-impl UpstreamError {
-    fn from_tls(host: &HostName, source: io::Error) -> Self {
-        let inner = source
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::InvalidCertificate(error)) = inner {
-            return Self::Certificate {
-                host: host.clone(),
-                problem: certificate_problem(error),
-            };
-        }
-        Self::Tls {
-            host: host.clone(),
-            source,
-        }
-    }
-
-    /// Whether the connection was closed before an answer began.
-    pub(crate) fn is_closed(&self) -> bool {
-        match self {
-            Self::Http { source } => source.is_canceled() || source.is_incomplete_message(),
-            _ => false,
-        }
-    }
-
-    /// What the guest and the audit log are told.
-    pub(crate) fn reason(&self) -> DenyReason {
-        match self {
-            Self::Certificate { .. } => DenyReason::UpstreamCertificate,
-            Self::Dial { source } => source.reason(),
-            Self::Roots { .. }
-            | Self::Unusable
-            | Self::Tls { .. }
-            | Self::Name { .. }
-            | Self::TimedOut
-            | Self::Http { .. } => DenyReason::UpstreamFailed,
-        }
-    }
-}
-
-/// A short name for the most frequent problems.
-fn certificate_problem(error: &CertificateError) -> String {
-    let problem = match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet"
-        }
-        CertificateError::Revoked => "it was revoked",
-        CertificateError::UnknownIssuer => {
-            "its issuer is not trusted on the host, or it is self-signed"
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "it is for another name"
-        }
-        CertificateError::BadSignature => "its signature is wrong",
-        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
-            "it is self-signed, that of an authority"
-        }
-        other => return other.to_string(),
-    };
-    problem.to_owned()
 }

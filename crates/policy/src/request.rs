@@ -73,38 +73,49 @@ impl Policy {
     /// Judges one request of an intercepted connection.
     #[must_use]
     pub fn decide_request(&self, facts: &RequestFacts<'_>) -> RequestVerdict {
-        if facts.method == "CONNECT" {
-            return RequestVerdict::Deny(DenyReason::ConnectMethod);
-        }
-        if facts.authority != Some(facts.host) {
-            return RequestVerdict::Deny(DenyReason::AuthorityMismatch);
-        }
-        let in_clear = facts.transport == Transport::Plain;
-        let foreign = facts.foreign == ForeignCredential::Present && self.refuses_foreign();
-        match facts.placeholders {
-            PlaceholderUse::None | PlaceholderUse::InItsHeader if foreign => {
-                return RequestVerdict::Deny(DenyReason::ForeignCredential);
-            }
-            PlaceholderUse::None => {}
-            _ if in_clear => return RequestVerdict::Deny(DenyReason::PlaceholderInClear),
-            PlaceholderUse::InItsHeader => {}
-            PlaceholderUse::OtherHost => {
-                return RequestVerdict::Deny(DenyReason::PlaceholderOtherHost);
-            }
-            PlaceholderUse::Elsewhere => {
-                return RequestVerdict::Deny(DenyReason::PlaceholderOutsideCredential);
-            }
-        }
-        match self.judge_by_rules(facts) {
-            Ok(_) => RequestVerdict::Allow,
-            Err((reason, _)) => RequestVerdict::Deny(reason),
-        }
+        self.judge_request(facts).0
     }
 
     /// The rule or answer that decides about a request, if one does.
     #[must_use]
     pub fn request_rule(&self, facts: &RequestFacts<'_>) -> Option<Rule> {
-        self.judge_by_rules(facts).unwrap_or_else(|(_, rule)| rule)
+        self.judge_request(facts).1
+    }
+
+    /// [`Self::decide_request`] and [`Self::request_rule`] at once.
+    #[must_use]
+    pub fn judge_request(&self, facts: &RequestFacts<'_>) -> (RequestVerdict, Option<Rule>) {
+        let (refused, rule) = match self.judge_by_rules(facts) {
+            Ok(rule) => (None, rule),
+            Err((reason, rule)) => (Some(reason), rule),
+        };
+        let verdict = match self.refuses_head(facts).or(refused) {
+            Some(reason) => RequestVerdict::Deny(reason),
+            None => RequestVerdict::Allow,
+        };
+        (verdict, rule)
+    }
+
+    /// Why no rule can let the request pass.
+    fn refuses_head(&self, facts: &RequestFacts<'_>) -> Option<DenyReason> {
+        if facts.method == "CONNECT" {
+            return Some(DenyReason::ConnectMethod);
+        }
+        if facts.authority != Some(facts.host) {
+            return Some(DenyReason::AuthorityMismatch);
+        }
+        let in_clear = facts.transport == Transport::Plain;
+        let foreign = facts.foreign == ForeignCredential::Present && self.refuses_foreign();
+        match facts.placeholders {
+            PlaceholderUse::None | PlaceholderUse::InItsHeader if foreign => {
+                Some(DenyReason::ForeignCredential)
+            }
+            PlaceholderUse::None => None,
+            _ if in_clear => Some(DenyReason::PlaceholderInClear),
+            PlaceholderUse::InItsHeader => None,
+            PlaceholderUse::OtherHost => Some(DenyReason::PlaceholderOtherHost),
+            PlaceholderUse::Elsewhere => Some(DenyReason::PlaceholderOutsideCredential),
+        }
     }
 
     /// The path that is to be sent in the place of `path`, when rules are about paths of the host: the spelling that was
