@@ -100,6 +100,15 @@ pub(crate) struct VariableSource {
     pub(crate) token: Token,
 }
 
+/// Any token of a variable.
+const fn from_variable(variable: &'static str, token: Token) -> Source {
+    Source::Variable(VariableSource {
+        variable,
+        accepts: &[],
+        token,
+    })
+}
+
 /// A token that a program of the host prints.
 pub(crate) struct CommandSource {
     /// Looked up in `PATH`.

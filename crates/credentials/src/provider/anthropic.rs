@@ -2,7 +2,7 @@
 
 use super::{
     Entry, EntryKind, FileFormat, FileSource, GROUP, Group, Header, HostPath, Login, Provider,
-    Rest, Source, Token, VariableSource,
+    Rest, Source, Token, from_variable,
 };
 use crate::guest_document::{Document, Format, GuestValue, Shape};
 use crate::refresh_endpoint;
@@ -37,10 +37,9 @@ pub(super) static PROVIDER: Provider = Provider {
 };
 
 /// An API key, which OpenCode takes as well.
-pub(super) const API_KEY: Source = Source::Variable(VariableSource {
-    variable: "ANTHROPIC_API_KEY",
-    accepts: &[],
-    token: Token {
+pub(super) const API_KEY: Source = from_variable(
+    "ANTHROPIC_API_KEY",
+    Token {
         name: "anthropic-api-key",
         hosts: API,
         header: Header::Raw("x-api-key"),
@@ -48,17 +47,16 @@ pub(super) const API_KEY: Source = Source::Variable(VariableSource {
         variables: &["ANTHROPIC_API_KEY"],
         documents: &[],
     },
-});
+);
 
 const fn bearer(
     variable: &'static str,
     name: &'static str,
     variables: &'static [&'static str],
 ) -> Source {
-    Source::Variable(VariableSource {
+    from_variable(
         variable,
-        accepts: &[],
-        token: Token {
+        Token {
             name,
             hosts: API,
             header: Header::Bearer,
@@ -66,7 +64,7 @@ const fn bearer(
             variables,
             documents: &[],
         },
-    })
+    )
 }
 
 static LOGIN: FileSource = FileSource {

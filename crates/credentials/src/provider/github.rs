@@ -3,7 +3,7 @@
 
 use super::{
     CommandSource, Entry, EntryKind, FileFormat, FileSource, GROUP, Group, Header, HostPath,
-    Provider, Rest, Source, Token, VariableSource,
+    Provider, Rest, Source, Token, VariableSource, from_variable,
 };
 use crate::guest_document::{Document, Format, GuestValue, Shape};
 use crate::refresh_endpoint::FieldPath;
@@ -95,14 +95,6 @@ pub(super) static PROVIDER: Provider = Provider {
         },
     ],
 };
-
-const fn from_variable(variable: &'static str, token: Token) -> Source {
-    Source::Variable(VariableSource {
-        variable,
-        accepts: &[],
-        token,
-    })
-}
 
 const fn gh(token: Token) -> Source {
     Source::Command(CommandSource {

@@ -3,7 +3,7 @@
 
 use super::{
     Choice, Entry, EntryKind, FileFormat, FileSource, GROUP, Group, Header, HostPath, Login,
-    Provider, Rest, Source, Token, VariableSource,
+    Provider, Rest, Source, Token, from_variable,
 };
 use crate::guest_document::{Document, Format, GuestValue, Shape};
 use crate::refresh_endpoint;
@@ -93,10 +93,9 @@ const fn key(
     hosts: &'static [&'static str],
     variables: &'static [&'static str],
 ) -> Source {
-    Source::Variable(VariableSource {
+    from_variable(
         variable,
-        accepts: &[],
-        token: Token {
+        Token {
             name,
             hosts,
             header: Header::Raw("x-goog-api-key"),
@@ -104,7 +103,7 @@ const fn key(
             variables,
             documents: &[],
         },
-    })
+    )
 }
 
 static LOGIN: FileSource = FileSource {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     Entry, EntryKind, FileFormat, FileSource, GROUP, Group, Header, HostPath, Login, Provider,
-    Rest, Source, Token, VariableSource,
+    Rest, Source, Token, from_variable,
 };
 use crate::guest_document::{Document, Format, GuestValue, Shape};
 use crate::jwt;
@@ -73,10 +73,9 @@ const fn key(
     variables: &'static [&'static str],
     documents: &'static [Document],
 ) -> Source {
-    Source::Variable(VariableSource {
+    from_variable(
         variable,
-        accepts: &[],
-        token: Token {
+        Token {
             name,
             hosts: API,
             header: Header::Bearer,
@@ -84,7 +83,7 @@ const fn key(
             variables,
             documents,
         },
-    })
+    )
 }
 
 /// Without a mode, a key that is there wins over a login.

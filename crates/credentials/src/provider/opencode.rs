@@ -3,7 +3,7 @@
 
 use super::{
     Entry, EntryKind, FileFormat, FileSource, GROUP, Group, Header, HostPath, Login, Provider,
-    Rest, Source, Token, VariableSource, anthropic, google, openai,
+    Rest, Source, Token, anthropic, from_variable, google, openai,
 };
 use crate::guest_document::{Document, Format, GuestValue, Shape};
 use crate::jwt;
@@ -95,10 +95,9 @@ const fn variable(
     hosts: &'static [&'static str],
     variables: &'static [&'static str],
 ) -> Source {
-    Source::Variable(VariableSource {
+    from_variable(
         variable,
-        accepts: &[],
-        token: Token {
+        Token {
             name,
             hosts,
             header: Header::Bearer,
@@ -106,7 +105,7 @@ const fn variable(
             variables,
             documents: &[],
         },
-    })
+    )
 }
 
 /// `"ID": {"type": "api", "key": "…"}`.
