@@ -9,7 +9,9 @@ use rustix::net::RecvFlags;
 use smoltcp::wire::{TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 use tokio::time::{Instant, sleep};
 
-use super::handlers::{SHUTS_FIRST, STUCK, TestHandler};
+use super::handlers::{
+    LATE, LATE_AFTER_BYTES, LATE_PAUSE, SHUTS_FIRST, STUCK, TestHandler, pattern,
+};
 use super::hostile::{plain, segment};
 use super::{link, with_link};
 use crate::config::{FLOW_BUFFER, GatewayConfig};
@@ -111,6 +113,35 @@ async fn a_lost_fin_is_sent_again_soon_whatever_acknowledgement_is_repeated() {
             .expect("it is sent again");
         assert!(again.fin, "{again:?}");
         assert_eq!(again.sequence + again.payload.len(), hand.expected);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_syn_does_not_change_the_window_of_an_idle_connection() {
+    // In units of 16 bytes, as the SYN said; the window of a SYN itself is in bytes.
+    const WINDOW: u16 = 100;
+    with_link(async |link, _| {
+        let hand = Hand::connect(link, LATE).await;
+        let data = pattern(0, LATE_AFTER_BYTES);
+        for (number, payload) in data.chunks(1_000).enumerate() {
+            hand.send_raw(&TcpRepr {
+                seq_number: TcpSeqNumber(1_001) + number * 1_000,
+                ack_number: Some(hand.expected),
+                window_len: WINDOW,
+                payload,
+                ..plain(5_000, TcpControl::Psh)
+            });
+            sleep(Duration::from_millis(1)).await;
+        }
+        hand.send_raw(&plain(5_000, TcpControl::Syn));
+        // Its memory is exchanged in the pause.
+        let end = Instant::now() + LATE_PAUSE + Duration::from_secs(2);
+        let mut sent = 0;
+        while let Some(heard) = hand.hear(end - Instant::now()).await {
+            sent = sent.max(heard.sequence + heard.payload.len() - hand.expected);
+        }
+        assert!(sent > 0 && sent <= usize::from(WINDOW) * 16, "{sent}");
     })
     .await;
 }

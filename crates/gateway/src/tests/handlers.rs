@@ -36,6 +36,10 @@ pub(crate) const GREETS: u16 = 205;
 pub(crate) const SLOW_SINK: u16 = 206;
 /// Says one byte, and that there may be much more; then reads to the end.
 pub(crate) const HOPEFUL: u16 = 209;
+/// Reads [`LATE_AFTER_BYTES`], and sends as many after [`LATE_PAUSE`].
+pub(crate) const LATE: u16 = 210;
+pub(crate) const LATE_AFTER_BYTES: usize = 16_000;
+pub(crate) const LATE_PAUSE: Duration = Duration::from_secs(20);
 /// Datagrams go to a socket of the host.
 pub(crate) const FAR: u16 = 208;
 /// Never reads, never writes, never ends.
@@ -270,6 +274,12 @@ async fn serve(
                 Ok(1)
             };
             std::future::poll_fn(|cx| guest.poll_write_with(cx, 1 << 20, one)).await?;
+            guest.read_to_end(&mut Vec::new()).await?;
+        }
+        LATE => {
+            guest.read_exact(&mut [0; LATE_AFTER_BYTES]).await?;
+            tokio::time::sleep(LATE_PAUSE).await;
+            guest.write_all(&pattern(0, LATE_AFTER_BYTES)).await?;
             guest.read_to_end(&mut Vec::new()).await?;
         }
         DROPS => {
