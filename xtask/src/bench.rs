@@ -6,8 +6,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+mod egress;
 mod measure;
 mod net;
+mod process;
 mod pull;
 
 use crate::boot::pull_small_image;
@@ -32,9 +34,14 @@ enum Benchmark {
     Pull(pull::PullArguments),
     /// The gateway against passt, pasta, slirp4netns and a plain veth pair.
     Net(net::NetArguments),
+    /// Interception against a blind relay, hudsucker, mitmproxy and no interception.
+    Egress(egress::EgressArguments),
     /// The gateway under churn; nothing may be left of it.
     Soak(net::soak::SoakArguments),
 }
+
+/// The workspace of what `bench egress` measures: both ends and the peers.
+pub(crate) const PEERS: &str = "bench/egress/Cargo.toml";
 
 /// Rounds of a launch benchmark; the clock counts instructions, so few are enough. Odd, for the median.
 const ROUNDS: usize = 5;
@@ -68,6 +75,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
         Benchmark::Launch => launch()?,
         Benchmark::Pull(pull) => pull::run(pull)?,
         Benchmark::Net(net) => net::run(net)?,
+        Benchmark::Egress(egress) => egress::run(egress)?,
         Benchmark::Soak(soak) => net::soak::run(soak)?,
     };
     for line in lines {
@@ -76,9 +84,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
         } else {
             let (name, unit) = (line["name"].as_str(), line["unit"].as_str());
             println!(
-                "{:<42}{:>12.3} {:<6}{}",
+                "{:<42} {:>12} {:<6}{}",
                 name.unwrap_or_default(),
-                line["value"],
+                number(&line["value"]),
                 unit.unwrap_or_default(),
                 compared(&line)
             );
@@ -91,9 +99,30 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
 fn compared(line: &Value) -> String {
     match (line["peer"].as_str(), line["ratio"].as_f64()) {
         (Some(peer), Some(ratio)) => {
-            format!("{ratio:.3} of {peer} ({:.3})", line["peer_value"])
+            let version = line["peer_version"].as_str().unwrap_or_default();
+            let space = if version.is_empty() { "" } else { " " };
+            let value = &line["peer_value"];
+            format!(
+                "{ratio:.3} of {peer}{space}{version} ({value:.3}){}",
+                target(line)
+            )
         }
-        _ => String::new(),
+        _ => target(line),
+    }
+}
+
+fn number(value: &Value) -> String {
+    value
+        .as_f64()
+        .map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
+}
+
+/// What was promised, if something was, and whether it is so.
+fn target(line: &Value) -> String {
+    match (line["target"].as_str(), line["met"].as_bool()) {
+        (Some(target), Some(true)) => format!(", {target}: met"),
+        (Some(target), _) => format!(", {target}: MISSED"),
+        (None, _) => String::new(),
     }
 }
 

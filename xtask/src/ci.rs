@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::boot::BootArguments;
 use crate::tee::Tee;
 use crate::totals::Totals;
-use crate::{boot, clients, setup, shell, tidy, workspace};
+use crate::{bench, boot, clients, setup, shell, tidy, workspace};
 
 /// One phase: its name and what it does; tests give their totals.
 type Phase = (&'static str, fn() -> Result<Totals>);
@@ -29,6 +29,7 @@ const PHASES: &[Phase] = &[
         ];
         cargo(&arguments, &[]).map(none)
     }),
+    ("peers", || peers().map(none)),
     ("tidy", || tidy::run().map(none)),
     ("test", test),
     ("doc", || {
@@ -104,6 +105,17 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     command.current_dir(workspace::root()).args(arguments);
     command.envs(environment.iter().copied());
     shell::run(&mut command)
+}
+
+/// What a benchmark is compared with is a workspace of its own: format and warnings.
+fn peers() -> Result<()> {
+    let manifest = ["--manifest-path", bench::PEERS];
+    let target = workspace::cache("bench-egress");
+    let target = target.to_str().context("the checkout's path is no text")?;
+    cargo(&[&["fmt", "--check"][..], &manifest].concat(), &[])?;
+    let warnings = ["--target-dir", target, "--all-targets", "--", "-Dwarnings"];
+    let clippy = ["clippy", "--quiet", "--locked"];
+    cargo(&[&clippy[..], &manifest, &warnings].concat(), &[])
 }
 
 /// Everything but the boot cases, which need a virtual machine.

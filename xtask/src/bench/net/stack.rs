@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use super::world::{Namespace, Running, World, address, join, wait_for};
+use crate::bench::process;
 use crate::netns::ffi::{Offload, open_tap};
 use crate::shell;
 
@@ -335,13 +336,7 @@ impl Stack {
         let Some(process) = &self.process else {
             return Ok(None);
         };
-        let mut nanoseconds = 0.0;
-        for task in fs_err::read_dir(format!("/proc/{}/task", process.id()))? {
-            let times = fs_err::read_to_string(task?.path().join("schedstat"))?;
-            let first = times.split(' ').next().context("schedstat is empty")?;
-            nanoseconds += first.parse::<f64>()?;
-        }
-        Ok(Some(nanoseconds / 1e9))
+        process::cpu_seconds(process.id()).map(Some)
     }
 
     /// Descriptors the stack has open.
@@ -355,12 +350,7 @@ impl Stack {
         let Some(process) = &self.process else {
             return Ok(None);
         };
-        let status = fs_err::read_to_string(format!("/proc/{}/status", process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = line
-            .and_then(|line| line.split_whitespace().next())
-            .context("no VmRSS")?;
-        Ok(Some(kibibytes.parse::<f64>()? * 1024.0))
+        process::resident_bytes(process.id()).map(Some)
     }
 }
 
