@@ -55,6 +55,8 @@ impl Default for Limits {
 pub(super) struct LogFile {
     path: PathBuf,
     file: fs_err::File,
+    /// Device and inode of `file`, which must be those of what has the log's name.
+    id: (u64, u64),
     limits: Limits,
     /// Bytes this session has written.
     written: u64,
@@ -63,9 +65,11 @@ pub(super) struct LogFile {
 impl LogFile {
     /// Opens the current file for appending; makes it with mode 0600.
     pub(super) fn open(path: &Path, limits: Limits) -> Result<Self, AuditError> {
+        let (file, id) = open(path).map_err(|source| AuditError::Open { source })?;
         Ok(Self {
             path: path.to_owned(),
-            file: open(path).map_err(|source| AuditError::Open { source })?,
+            file,
+            id,
             limits,
             written: 0,
         })
@@ -88,10 +92,14 @@ impl LogFile {
 
     /// Goes on in the file that has the log's name, which is one that has room.
     fn follow(&mut self, length: u64) -> std::io::Result<()> {
-        if !self.is_current()? {
-            self.file = open(&self.path)?;
-        }
-        if self.file.metadata()?.len() + length <= self.limits.file {
+        let size = match self.current_size()? {
+            Some(size) => size,
+            None => {
+                self.reopen()?;
+                self.file.metadata()?.len()
+            }
+        };
+        if size + length <= self.limits.file {
             return Ok(());
         }
         match self.file.file().try_lock() {
@@ -99,7 +107,7 @@ impl LogFile {
             // Somebody else rotates it, or nobody can: it grows a little longer.
             Err(_busy) => return Ok(()),
         }
-        if self.is_current()? {
+        if self.current_size()?.is_some() {
             for age in (1..MAX_FILES).rev() {
                 let from = match age {
                     1 => self.path.clone(),
@@ -113,24 +121,29 @@ impl LogFile {
             }
         }
         // The lock ends with the old file.
-        self.file = open(&self.path)?;
-        Ok(())
+        self.reopen()
     }
 
-    /// Whether the open file is the one that has the log's name.
-    fn is_current(&self) -> std::io::Result<bool> {
-        let own = self.file.metadata()?;
+    /// The size of the open file, when it is the one that has the log's name: one question for both, before each line.
+    fn current_size(&self) -> std::io::Result<Option<u64>> {
         match fs_err::metadata(&self.path) {
-            Ok(named) => Ok((named.dev(), named.ino()) == (own.dev(), own.ino())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Ok(named) => Ok(((named.dev(), named.ino()) == self.id).then_some(named.len())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
+
+    fn reopen(&mut self) -> std::io::Result<()> {
+        (self.file, self.id) = open(&self.path)?;
+        Ok(())
+    }
 }
 
-fn open(path: &Path) -> std::io::Result<fs_err::File> {
+fn open(path: &Path) -> std::io::Result<(fs_err::File, (u64, u64))> {
     let mut options = fs_err::OpenOptions::new();
-    options.append(true).create(true).mode(0o600).open(path)
+    let file = options.append(true).create(true).mode(0o600).open(path)?;
+    let own = file.metadata()?;
+    Ok((file, (own.dev(), own.ino())))
 }
 
 #[cfg(test)]
