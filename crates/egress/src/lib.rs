@@ -36,6 +36,7 @@ mod leaf_cache;
 mod local_executor;
 mod pool;
 mod proxy;
+mod read_ahead;
 mod record;
 mod refusal;
 mod replay;

@@ -27,6 +27,7 @@ use crate::leaf_cache::Offer;
 use crate::local_executor::LocalExecutor;
 use crate::pool::{Connection, Key, Pool};
 use crate::proxy::ProxyServer;
+use crate::read_ahead::ReadAhead;
 use crate::request_head::MAX_HEAD_BYTES;
 
 mod error;
@@ -295,12 +296,12 @@ async fn tls_connect(
     config: &Arc<ClientConfig>,
     offer: Offer,
     stream: TcpStream,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, UpstreamError> {
+) -> Result<tokio_rustls::client::TlsStream<ReadAhead<TcpStream>>, UpstreamError> {
     let name = ServerName::try_from(host.as_str().to_owned())
         .map_err(|_| UpstreamError::Name { host: host.clone() })?;
     TlsConnector::from(Arc::clone(config))
         .with_alpn(offer.alpn())
-        .connect(name, stream)
+        .connect(name, ReadAhead::new(stream))
         .await
         .map_err(|source| UpstreamError::from_tls(host, source))
 }
