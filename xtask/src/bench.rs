@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 mod egress;
+mod lab_net;
 mod measure;
 mod net;
 mod process;
@@ -30,6 +31,8 @@ pub(crate) struct BenchArguments {
 enum Benchmark {
     /// A warm launch to the first byte of its program, against the bare engine to its first instruction.
     Launch,
+    /// The network of a launch against libkrun with passt, guest to host, in the emulated host.
+    LabNet(lab_net::LabNetArguments),
     /// The template from a local registry into an empty store, against other tools.
     Pull(pull::PullArguments),
     /// The gateway against passt, pasta, slirp4netns and a plain veth pair.
@@ -73,6 +76,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     setup::run()?;
     let lines = match &arguments.benchmark {
         Benchmark::Launch => launch()?,
+        Benchmark::LabNet(net) => lab_net::run(net)?,
         Benchmark::Pull(pull) => pull::run(pull)?,
         Benchmark::Net(net) => net::run(net)?,
         Benchmark::Egress(egress) => egress::run(egress)?,

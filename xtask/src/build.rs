@@ -39,13 +39,29 @@ pub(crate) fn agent_vm() -> Result<PathBuf> {
 /// # Errors
 /// When they do not build.
 pub(crate) fn static_helpers() -> Result<Vec<Executable>> {
-    let target = workspace::cache("static");
-    let target = target.to_str().context("the checkout's path is no text")?;
-    let mut arguments = vec!["build", "--release", "--bins", "--target", STATIC_TARGET];
-    arguments.extend(["--target-dir", target]);
+    let mut arguments = vec!["--bins"];
     for package in HELPER_PACKAGES {
         arguments.extend(["--package", package]);
     }
+    static_programs(&arguments)
+}
+
+/// An example program of a package, static as [`static_helpers`].
+///
+/// # Errors
+/// When it does not build.
+pub(crate) fn static_example(package: &str, name: &str) -> Result<PathBuf> {
+    let built = static_programs(&["--package", package, "--example", name])?;
+    let found = built.into_iter().find(|built| built.name == name);
+    Ok(found.with_context(|| format!("cargo made no {name}"))?.path)
+}
+
+fn static_programs(chosen: &[&str]) -> Result<Vec<Executable>> {
+    let target = workspace::cache("static");
+    let target = target.to_str().context("the checkout's path is no text")?;
+    let mut arguments = vec!["build", "--release", "--target", STATIC_TARGET];
+    arguments.extend(["--target-dir", target]);
+    arguments.extend(chosen);
     let flags = [("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")];
     cargo_with(&arguments, &flags)
 }

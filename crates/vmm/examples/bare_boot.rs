@@ -36,7 +36,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         std::process::exit(1);
     });
-    let Err(error) = agent_vm_vmm::bare_boot(kernel, init.into(), memory_mib, console);
+    let vm = agent_vm_vmm::BareVm {
+        kernel,
+        init: init.into(),
+        memory_mib,
+        console,
+        share: None,
+        network: None,
+    };
+    let Err(error) = vm.run();
     Err(error.into())
 }
 

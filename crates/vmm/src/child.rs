@@ -219,7 +219,7 @@ fn become_vm(spec: &WireSpec, inherited: Inherited) -> Result<Infallible, ChildE
         kernel,
         files: Arc::new(files),
         disks,
-        network: Some(network),
+        network: Some(crate::net_link::card(network)),
         ports: [control].into_iter().chain(forward).collect(),
     };
     crate::engine::run(parts, move |stop| reporter.send(&report_of(stop, &note)))

@@ -13,8 +13,6 @@ use std::sync::atomic::AtomicI32;
 
 use msb_krun_devices::virtio::block::SyncMode;
 use msb_krun_devices::virtio::fs::DynFileSystem;
-use msb_krun_devices::virtio::net::device::VirtioNetBackend;
-use msb_krun_devices::virtio::net::rate_limit::RateLimiters;
 use msb_krun_devices::virtio::{CacheType, VsockPortBackend};
 use msb_krun_polly::event_manager::EventManager;
 use msb_krun_utils::eventfd::{EFD_NONBLOCK, EventFd};
@@ -32,7 +30,6 @@ use msb_krun_vmm::vmm_config::vsock::VsockDeviceConfig;
 use crate::disk::OpenDisk;
 use crate::host_port::{GUEST_CID, HostPort};
 use crate::kernel::MappedKernel;
-use crate::net_link::{FEATURES, NetLink};
 use crate::spec::{Access, MAX_DISKS};
 
 /// What the guest kernel is told, the same for every VM.
@@ -48,8 +45,6 @@ pub(crate) const COMMAND_LINE: &str = "reboot=k panic=-1 panic_print=0 nomodule 
 const DEVICE_WINDOW_MIB: u64 = 3328;
 /// The tag of the root file system.
 const ROOT_TAG: &str = "/dev/root";
-/// The guest's Ethernet address, locally administered.
-const GUEST_MAC: [u8; 6] = [0x02, 0x76, 0x6d, 0, 0, 2];
 /// Devices every VM has: random numbers, console, root, network card, control connection.
 const FIXED_DEVICES: usize = 5;
 /// Devices the interrupt controller in the kernel has lines for. The one in the engine
@@ -67,7 +62,7 @@ pub(crate) struct Parts {
     pub(crate) kernel: MappedKernel,
     pub(crate) files: Arc<dyn DynFileSystem>,
     pub(crate) disks: Vec<OpenDisk>,
-    pub(crate) network: Option<OwnedFd>,
+    pub(crate) network: Option<NetworkInterfaceConfig>,
     /// Ports of the host the guest can connect to, each once, and what is joined to its connection.
     pub(crate) ports: Vec<(u32, OwnedFd)>,
 }
@@ -111,8 +106,10 @@ pub(crate) fn run(
     let mut resources = machine(&parts)?;
     attach_files(&mut resources, Arc::clone(&parts.files));
     attach_disks(&mut resources, &parts.disks)?;
-    if let Some(socket) = parts.network {
-        attach_network(&mut resources, socket)?;
+    if let Some(card) = parts.network {
+        resources
+            .add_network_interface(card)
+            .map_err(|error| EngineError::part("network card")(error.to_string()))?;
     }
     if !parts.ports.is_empty() {
         attach_ports(&mut resources, parts.ports)?;
@@ -235,19 +232,6 @@ fn attach_disks(resources: &mut VmResources, disks: &[OpenDisk]) -> Result<(), E
             .map_err(|error| EngineError::part("disk")(error.to_string()))?;
     }
     Ok(())
-}
-
-fn attach_network(resources: &mut VmResources, socket: OwnedFd) -> Result<(), EngineError> {
-    let config = NetworkInterfaceConfig {
-        iface_id: "eth0".to_owned(),
-        backend: VirtioNetBackend::Custom(Box::new(NetLink::new(socket))),
-        mac: GUEST_MAC,
-        features: FEATURES,
-        rate_limiters: RateLimiters::default(),
-    };
-    resources
-        .add_network_interface(config)
-        .map_err(|error| EngineError::part("network card")(error.to_string()))
 }
 
 fn attach_ports(

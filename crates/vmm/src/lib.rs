@@ -34,7 +34,7 @@ mod preflight;
 mod spec;
 mod vm;
 
-pub use bare::{BareError, bare_boot};
+pub use bare::{BareError, BareVm};
 pub use child::child_main;
 pub use exit::{ExitReason, VmExit, fuzz_report};
 pub use file_device::EXIT_CODE_IOCTL;

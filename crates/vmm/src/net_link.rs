@@ -11,6 +11,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use msb_krun_devices::virtio::net::backend::{NetBackend, ReadError, WriteError};
+use msb_krun_devices::virtio::net::device::VirtioNetBackend;
+use msb_krun_devices::virtio::net::rate_limit::RateLimiters;
+use msb_krun_vmm::vmm_config::net::NetworkInterfaceConfig;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -24,15 +27,38 @@ const SEND_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The guest's offload features: what is not negotiated costs a software checksum or a frame per
 /// 1500 bytes (virtio 1.2, 5.1.3).
-pub(crate) const FEATURES: u32 = feature(0) // CSUM: partial checksums from the guest
+const FEATURES: u32 = feature(0) // CSUM: partial checksums from the guest
     | feature(1) // GUEST_CSUM: unchecked checksums to the guest
     | feature(7) // GUEST_TSO4
     | feature(8) // GUEST_TSO6
     | feature(11) // HOST_TSO4
     | feature(12); // HOST_TSO6
 
-const fn feature(bit: u32) -> u32 {
+/// A feature's bit (virtio 1.2, 5.1.3).
+pub(crate) const fn feature(bit: u32) -> u32 {
     1 << bit
+}
+
+/// The guest's Ethernet address, locally administered.
+const GUEST_MAC: [u8; 6] = [0x02, 0x76, 0x6d, 0, 0, 2];
+
+/// The guest's network card, joined to the gateway's socket.
+pub(crate) fn card(socket: OwnedFd) -> NetworkInterfaceConfig {
+    card_with(
+        VirtioNetBackend::Custom(Box::new(NetLink::new(socket))),
+        FEATURES,
+    )
+}
+
+/// The same card with something else behind it.
+pub(crate) fn card_with(backend: VirtioNetBackend, features: u32) -> NetworkInterfaceConfig {
+    NetworkInterfaceConfig {
+        iface_id: "eth0".to_owned(),
+        backend,
+        mac: GUEST_MAC,
+        features,
+        rate_limiters: RateLimiters::default(),
+    }
 }
 
 /// The engine's end of the link.
@@ -212,6 +238,7 @@ mod tests {
 
     #[test]
     fn offers_checksum_and_tcp_segmentation_both_ways() {
-        assert_eq!(FEATURES, 0x1983);
+        let (_gateway, guest) = rustix::pipe::pipe().unwrap();
+        assert_eq!(card(guest).features, 0x1983);
     }
 }
