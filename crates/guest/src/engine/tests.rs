@@ -312,38 +312,39 @@ fn a_lost_terminal_hangs_the_program_up() {
 
 #[test]
 fn output_stops_at_its_window_and_goes_on_with_credit() {
+    const MORE: usize = 1000;
+    const REST: usize = 500_000;
+    let window = INITIAL_WINDOW as usize;
     let mut host = Host::start();
-    host.sh("head -c 1000000 /dev/zero; echo done >&2");
+    // When `full` comes, more than the window was written.
+    host.sh(&format!(
+        "head -c {} /dev/zero; echo full >&2; head -c {REST} /dev/zero; echo done >&2",
+        window + MORE
+    ));
     host.started();
-    host.stream
-        .set_read_timeout(Some(Duration::from_millis(300)))
-        .unwrap();
-    let mut got = 0;
-    let mut buffer = vec![0; 65536];
-    while let Ok(count) = io::Read::read(&mut host.stream, &mut buffer) {
-        let mut input = &buffer[..count];
-        while let Some(message) = host.decoder.next(&mut input).unwrap() {
-            match message {
-                GuestMessage::Output {
-                    stream: OutputStream::Stdout,
-                    data,
-                    ..
-                } => got += data.len(),
-                other => panic!("{other:?}"),
+    let (mut out, mut err) = (0, Vec::new());
+    while out < window || err != b"full\n" {
+        match host.next() {
+            GuestMessage::Output { stream, data, .. } if stream == OutputStream::Stdout => {
+                out += data.len();
             }
+            GuestMessage::Output { data, .. } => err.extend(data),
+            other => panic!("{other:?}"),
         }
     }
-    assert_eq!(got, INITIAL_WINDOW as usize);
-    host.stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    assert_eq!(out, window);
+    // Whatever the engine would read is read before it answers for the second time.
+    for _ in 0..2 {
+        host.sh("this id is in use");
+        host.failure();
+    }
     host.send(&HostMessage::OutputCredit {
         id: ID,
         stream: OutputStream::Stdout,
         bytes: 100_000,
     });
-    let (out, err, _) = host.finish();
-    assert_eq!((got + out.len(), err.as_str()), (1_000_000, "done\n"));
+    let (rest, err, _) = host.finish();
+    assert_eq!((rest.len(), err.as_str()), (MORE + REST, "done\n"));
 }
 
 #[test]
