@@ -54,6 +54,9 @@ pub(crate) struct LabArguments {
     /// Deterministic time: one nanosecond per instruction, one processor.
     #[arg(long)]
     pub(crate) icount: bool,
+    /// A feature the emulated processors lack, by QEMU's name (repeatable).
+    #[arg(long, value_name = "FEATURE")]
+    pub(crate) without: Vec<String>,
     /// Seconds after which the emulated host is ended, with status 124.
     #[arg(long, default_value_t = DEFAULT_TIMEOUT_SECONDS)]
     pub(crate) timeout: u64,
@@ -79,6 +82,7 @@ impl Default for LabArguments {
             files: Vec::new(),
             out: None,
             icount: false,
+            without: Vec::new(),
             timeout: DEFAULT_TIMEOUT_SECONDS,
             root: false,
             bare: false,

@@ -83,10 +83,15 @@ fn command(directory: &Path, arguments: &LabArguments) -> Command {
     } else {
         ("tcg,thread=multi", "max,svm=on")
     };
+    let without = arguments
+        .without
+        .iter()
+        .map(|feature| format!(",-{feature}"));
+    let processor = format!("{processor}{}", without.collect::<String>());
     command
         .current_dir(directory)
         .env("TMPDIR", directory)
-        .args(["-accel", accelerator, "-cpu", processor])
+        .args(["-accel", accelerator, "-cpu", &processor])
         .args(["-smp", &arguments.smp.to_string(), "-m", &arguments.mem])
         .args([
             "-nodefaults",
