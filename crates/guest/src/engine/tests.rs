@@ -325,9 +325,11 @@ fn output_stops_at_its_window_and_goes_on_with_credit() {
     let (mut out, mut err) = (0, Vec::new());
     while out < window || err != b"full\n" {
         match host.next() {
-            GuestMessage::Output { stream, data, .. } if stream == OutputStream::Stdout => {
-                out += data.len();
-            }
+            GuestMessage::Output {
+                stream: OutputStream::Stdout,
+                data,
+                ..
+            } => out += data.len(),
             GuestMessage::Output { data, .. } => err.extend(data),
             other => panic!("{other:?}"),
         }
