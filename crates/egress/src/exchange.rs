@@ -29,6 +29,7 @@ use crate::token_endpoint;
 use crate::upstream::{Upstream, UpstreamError};
 use crate::usage::{Counted, Tap};
 
+mod decoded;
 mod forward;
 
 /// What all requests of one connection of the guest share.

@@ -21,6 +21,7 @@ mod body;
 mod ca;
 mod canary;
 mod client_hello;
+mod content_coding;
 mod credential;
 mod datagrams;
 mod dial;
@@ -77,7 +78,8 @@ pub use request_head::fuzz_request_head;
 pub use splice::Duplex;
 pub use tls_roots::{RootsError, UpstreamRoots};
 pub use token_endpoint::{
-    ISSUER_TIMEOUT, IssuerAnswer, IssuerClient, IssuerError, IssuerFailure, IssuerRequest,
-    MAX_ISSUER_ANSWER_BYTES, TokenAnswerer, TokenEndpoint, TokenEndpoints, fuzz_token_request,
+    ISSUER_TIMEOUT, IssuerAnswer, IssuerClient, IssuerCodingError, IssuerError, IssuerFailure,
+    IssuerRequest, MAX_ISSUER_ANSWER_BYTES, TokenAnswerer, TokenEndpoint, TokenEndpoints,
+    fuzz_token_request,
 };
 pub use usage::{TokenCount, UsageLog};

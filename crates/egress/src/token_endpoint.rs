@@ -31,8 +31,8 @@ use crate::respond::{json, temporarily_unavailable};
 mod issuer;
 
 pub use issuer::{
-    ISSUER_TIMEOUT, IssuerAnswer, IssuerClient, IssuerError, IssuerFailure, IssuerRequest,
-    MAX_ISSUER_ANSWER_BYTES,
+    ISSUER_TIMEOUT, IssuerAnswer, IssuerClient, IssuerCodingError, IssuerError, IssuerFailure,
+    IssuerRequest, MAX_ISSUER_ANSWER_BYTES,
 };
 
 /// The largest request that is read, in bytes.

@@ -2,6 +2,7 @@
 //! that was used before, as providers do. It is the API too: GET answers 200 to the current access token, else 401.
 
 use std::convert::Infallible;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use flate2::Compression;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -31,6 +33,8 @@ pub struct Seen {
     pub refused: usize,
     /// Bodies of all token requests.
     pub bodies: Vec<String>,
+    /// Values of `Accept-Encoding` of the granted ones.
+    pub accepted: Vec<String>,
     /// Values of `Authorization` of all other requests.
     pub authorizations: Vec<String>,
 }
@@ -44,6 +48,8 @@ pub struct Behaviour {
     pub delay: Duration,
     /// Status of every answer to a grant, when it is to fail.
     pub failing: Option<u16>,
+    /// Content coding of every answer to a grant: `gzip`, `deflate` or `zstd`; another is only said.
+    pub coding: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -204,11 +210,12 @@ async fn answer(
         } else {
             StatusCode::UNAUTHORIZED
         };
-        return Ok(reply(status, &json!({ "generation": state.generation })));
+        let known = json!({ "generation": state.generation });
+        return Ok(reply(status, &known).map(Full::new));
     }
-    let (delay, failing) = {
+    let (delay, failing, coding) = {
         let behaviour = &lock().behaviour;
-        (behaviour.delay, behaviour.failing)
+        (behaviour.delay, behaviour.failing, behaviour.coding)
     };
     let text = String::from_utf8_lossy(&body).into_owned();
     let sent = refresh_token(&text).unwrap_or_default();
@@ -228,7 +235,8 @@ async fn answer(
     let Some((generation, lifetime)) = granted else {
         let status = failing.and_then(|code| StatusCode::from_u16(code).ok());
         let refused = json!({"error": "invalid_grant", "error_description": "used before"});
-        return Ok(reply(status.unwrap_or(StatusCode::BAD_REQUEST), &refused));
+        let status = status.unwrap_or(StatusCode::BAD_REQUEST);
+        return Ok(coded(reply(status, &refused), coding));
     };
     let tokens = json!({
         "token_type": "Bearer",
@@ -237,7 +245,10 @@ async fn answer(
         "expires_in": lifetime,
         "scope": "user:profile user:inference",
     });
-    Ok(reply(StatusCode::OK, &tokens))
+    let encoding = head.headers.get(ACCEPT_ENCODING);
+    let said = encoding.map_or("", |value| value.to_str().unwrap_or_default());
+    lock().seen.accepted.push(said.to_owned());
+    Ok(coded(reply(StatusCode::OK, &tokens), coding))
 }
 
 /// The refresh token of a request in JSON; of a form whose tokens need no encoding.
@@ -249,10 +260,40 @@ fn refresh_token(body: &str) -> Option<String> {
     pairs.find_map(|pair| pair.strip_prefix("refresh_token=").map(str::to_owned))
 }
 
-fn reply(status: StatusCode, document: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(document.to_string())));
+fn reply(status: StatusCode, document: &Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(document.to_string()));
     *response.status_mut() = status;
     let json = http::HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
     response
+}
+
+/// Compressed, though nobody asked for it.
+fn coded(response: Response<Bytes>, coding: Option<&'static str>) -> Response<Full<Bytes>> {
+    let Some(coding) = coding else {
+        return response.map(Full::new);
+    };
+    let mut response = response.map(|body| match coding {
+        "gzip" => {
+            let mut plain = flate2::read::GzEncoder::new(&body[..], Compression::default());
+            all_of(&mut plain)
+        }
+        "deflate" => {
+            let mut plain = flate2::read::ZlibEncoder::new(&body[..], Compression::default());
+            all_of(&mut plain)
+        }
+        "zstd" => zstd::encode_all(&body[..], 1)
+            .expect("memory can be written")
+            .into(),
+        _ => body,
+    });
+    let value = http::HeaderValue::from_static(coding);
+    response.headers_mut().insert(CONTENT_ENCODING, value);
+    response.map(Full::new)
+}
+
+fn all_of(source: &mut dyn Read) -> Bytes {
+    let mut all = Vec::new();
+    source.read_to_end(&mut all).expect("memory can be read");
+    all.into()
 }

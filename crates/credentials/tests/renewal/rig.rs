@@ -157,6 +157,7 @@ pub(crate) fn quick() -> Behaviour {
         lifetime: 28_800,
         delay: Duration::ZERO,
         failing: None,
+        coding: None,
     }
 }
 

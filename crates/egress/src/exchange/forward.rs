@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
+use super::decoded::decoded;
 use super::{Exchange, Interrupted, Outgoing, Tunnel};
 use crate::addressed::{address, for_proxy};
 use crate::body::{ReplyBody, RequestBody, UpstreamBody};
@@ -15,9 +16,6 @@ use crate::refusal::{Refusal, refuse};
 use crate::scrub::{Scrub, covers, is_compressed};
 use crate::upstream::{Lease, NotSent, UpstreamError, Wanted};
 use crate::usage::Counted;
-
-/// What the guest is told when tokens cannot be looked for.
-const COMPRESSED: &str = "It sent a compressed answer where tokens have to be looked for.";
 
 /// Why a request has no answer.
 enum Unsent {
@@ -75,11 +73,12 @@ impl Exchange {
             let upgraded = self.upgrade(response, (record, counted), websocket);
             return Ok(upgraded.await);
         }
-        Ok(self.pass_on(response, (record, lease), (listed, counted)))
+        let passed = self.pass_on(response, (record, lease), (listed, counted));
+        Ok(passed.await)
     }
 
     /// Makes the upstream's answer one for the guest, without the tokens that may be in it.
-    fn pass_on(
+    async fn pass_on(
         &self,
         response: Response<Incoming>,
         (record, lease): (RequestRecord, Lease),
@@ -94,11 +93,7 @@ impl Exchange {
         let length = body.size_hint().exact();
         if !patterns.is_empty() && length != Some(0) && covers(&head, length, listed) {
             if is_compressed(&head.headers) {
-                let refusal = Refusal {
-                    reason: DenyReason::UpstreamFailed,
-                    detail: Some(COMPRESSED.to_owned()),
-                };
-                return refuse(record, &refusal);
+                return decoded(head, (body, lease), record, patterns).await;
             }
             head.headers.remove(header::CONTENT_LENGTH);
             scrub = Some(Scrub::new(patterns.clone()));

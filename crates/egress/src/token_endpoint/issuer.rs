@@ -10,11 +10,14 @@ use std::time::Duration;
 use agent_vm_policy::{AddressClass, HostName, classify};
 use bytes::Bytes;
 use http::Request;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
 use http_body_util::{BodyExt as _, Limited};
 use thiserror::Error;
 
 use crate::body::RequestBody;
+use crate::content_coding::{CodingError, ContentCoding};
 use crate::dial::{Route, dial};
 use crate::egress::ResolveOverride;
 use crate::leaf_cache::Offer;
@@ -22,7 +25,7 @@ use crate::proxy::{Destination, ProxySettings};
 use crate::tls_roots::{LazyRoots, RootsError, UpstreamRoots};
 use crate::upstream::{Security, Upstream, UpstreamError, Wanted};
 
-/// The largest answer that is read, in bytes.
+/// The largest answer that is read, in bytes, as it is sent and without its coding.
 pub const MAX_ISSUER_ANSWER_BYTES: usize = 256 * 1024;
 /// How long a request may take from the name to the last byte of the answer.
 pub const ISSUER_TIMEOUT: Duration = Duration::from_secs(25);
@@ -171,6 +174,7 @@ async fn send(
         .header(HOST, host.as_str())
         .header(CONTENT_TYPE, fixed(request.content_type))
         .header(ACCEPT, fixed("application/json"))
+        .header(ACCEPT_ENCODING, fixed("identity"))
         .header(
             USER_AGENT,
             fixed(concat!("agent-vm/", env!("CARGO_PKG_VERSION"))),
@@ -189,13 +193,20 @@ async fn send(
     let (head, body) = response.into_parts();
     let whole = Limited::new(body, MAX_ISSUER_ANSWER_BYTES).collect().await;
     let whole = whole.map_err(|_| IssuerError::Answer { host: host.clone() })?;
+    let coding = ContentCoding::of(&head.headers);
+    let decoded =
+        coding.and_then(|coding| coding.decode(&whole.to_bytes(), MAX_ISSUER_ANSWER_BYTES));
+    let body = decoded.map_err(|source| IssuerError::Coding {
+        host: host.clone(),
+        source: IssuerCodingError(source),
+    })?;
     let retry_after = head.headers.get(RETRY_AFTER);
     let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
     Ok(IssuerAnswer {
         status: head.status.as_u16(),
         retry_after: retry_after.map(Duration::from_secs),
         address,
-        body: Vec::from(whole.to_bytes()),
+        body,
     })
 }
 
@@ -238,6 +249,15 @@ pub enum IssuerError {
         /// The host.
         host: HostName,
     },
+    /// The answer's content coding (RFC 9110 §8.4) cannot be read.
+    #[error("the answer of {host} is compressed and cannot be read")]
+    Coding {
+        /// The host.
+        host: HostName,
+        /// What is wrong with it.
+        #[source]
+        source: IssuerCodingError,
+    },
     /// It took too long.
     #[error("{host} did not answer in time")]
     TimedOut {
@@ -252,7 +272,10 @@ impl IssuerError {
     pub fn was_sent(&self) -> bool {
         match self {
             Self::Name { .. } | Self::Connect { .. } | Self::Path { .. } => false,
-            Self::Broken { .. } | Self::Answer { .. } | Self::TimedOut { .. } => true,
+            Self::Broken { .. }
+            | Self::Answer { .. }
+            | Self::Coding { .. }
+            | Self::TimedOut { .. } => true,
         }
     }
 }
@@ -261,3 +284,8 @@ impl IssuerError {
 #[derive(Debug, Error)]
 #[error(transparent)]
 pub struct IssuerFailure(UpstreamError);
+
+/// What is wrong with the coding of an answer.
+#[derive(Debug, Error)]
+#[error(transparent)]
+pub struct IssuerCodingError(CodingError);

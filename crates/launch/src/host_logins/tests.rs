@@ -52,6 +52,7 @@ fn quick() -> Behaviour {
         lifetime: 28_800,
         delay: Duration::ZERO,
         failing: None,
+        coding: None,
     }
 }
 
@@ -157,6 +158,13 @@ impl Rig {
     fn document(&self) -> Value {
         let text = fs_err::read(self.home.path().join("login.json")).unwrap();
         serde_json::from_slice(&text).unwrap()
+    }
+
+    /// Changes the login in the file.
+    fn change(&self, by: impl FnOnce(&mut serde_json::Map<String, Value>)) {
+        let mut document = self.document();
+        by(document["login"].as_object_mut().unwrap());
+        fs_err::write(self.home.path().join("login.json"), document.to_string()).unwrap();
     }
 
     async fn until_file_has(&self, generation: usize) {
@@ -370,6 +378,72 @@ fn a_login_that_is_over_is_the_upstreams_to_tell() {
         let told = rig.news.recv().await.unwrap();
         assert!(told.ends_with("log in on the host again"), "{told}");
     });
+}
+
+#[test]
+fn a_compressed_answer_is_read_though_none_was_asked_for() {
+    for coding in ["gzip", "deflate", "zstd"] {
+        let compressing = Behaviour {
+            coding: Some(coding),
+            ..quick()
+        };
+        with_rig(-5, compressing, |rig| async move {
+            assert_eq!(rig.call().await, 200);
+            let seen = rig.provider.seen();
+            assert_eq!((seen.granted, seen.refused), (1, 0));
+            assert_eq!(seen.accepted, ["identity"]);
+            assert_eq!(rig.document()["login"]["refresh"], Provider::refresh(1));
+        });
+    }
+    let strange = Behaviour {
+        coding: Some("br"),
+        ..quick()
+    };
+    with_rig(-5, strange, |mut rig| async move {
+        assert_eq!(rig.call().await, 503);
+        let told = rig.news.recv().await.unwrap();
+        assert!(told.contains("is compressed and cannot be read"), "{told}");
+    });
+}
+
+#[test]
+fn a_compressed_refusal_is_understood_too() {
+    let refusing = Behaviour {
+        coding: Some("gzip"),
+        ..quick()
+    };
+    with_rig(-5, refusing, |mut rig| async move {
+        rig.provider.rotate();
+        assert_eq!(rig.renew().await.0, 503);
+        let told = rig.news.recv().await.unwrap();
+        assert!(told.contains("it answered 400 invalid_grant"), "{told}");
+    });
+}
+
+#[test]
+fn a_guest_that_renews_a_login_without_refresh_token_is_told_503_or_the_time_that_is_left() {
+    for (left, status) in [(7200, 200), (-5, 503)] {
+        with_rig(left, quick(), |rig| async move {
+            rig.change(|login| drop(login.remove("refresh")));
+            let before = rig.document();
+            let (answered, document) = rig.renew().await;
+            assert_eq!(
+                answered, status,
+                "never 400, with which a client forgets its login"
+            );
+            if status == 200 {
+                assert_eq!(document["access_token"], rig.access.as_str());
+                assert_eq!(document["refresh_token"], rig.refresh.as_str());
+            } else {
+                assert_eq!(document, json!({"error": "temporarily_unavailable"}));
+            }
+            assert!(
+                rig.provider.seen().bodies.is_empty(),
+                "there is nothing to ask with"
+            );
+            assert_eq!(rig.document(), before);
+        });
+    }
 }
 
 #[test]
