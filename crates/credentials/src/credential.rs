@@ -133,6 +133,13 @@ pub enum Notice {
         /// How a token that is taken begins.
         accepts: &'static [&'static str],
     },
+    /// A login of a kind that is not supported is on this host; nothing of it is used.
+    PassedOver {
+        /// Where it is: a variable, or a part of a file.
+        source: String,
+        /// Why it is not used, as the end of a sentence, and what to do.
+        why: &'static str,
+    },
     /// A file holds something that is not used, because nothing is known of where it may go.
     LeftOut {
         /// The file.

@@ -18,7 +18,7 @@ use crate::guest_document::{self, GuestDocuments, Rendering, at};
 use crate::host_environment::HostEnvironment;
 use crate::jwt;
 use crate::provider::{
-    CommandSource, FileSource, Group, Login, Provider, Rest, Source, VariableSource,
+    CommandSource, Elsewhere, FileSource, Group, Login, Provider, Rest, Source, VariableSource,
 };
 use crate::refresh_endpoint::RefreshFacts;
 
@@ -58,6 +58,7 @@ impl<'e> Finder<'e> {
 
     /// Takes the first way of being logged in that is there.
     pub(crate) fn provider(&mut self, provider: &Provider) -> Result<(), CollectError> {
+        self.tell_passed_over(provider);
         let chosen = self.chosen(provider);
         let is_chosen =
             |group: &&Group| group.choice.is_some() && group.choice == chosen.as_deref();
@@ -186,6 +187,40 @@ impl<'e> Finder<'e> {
         }
     }
 
+    /// Says which logins of other kinds are on this host, whatever is used instead. What cannot be read is told where it
+    /// is used.
+    fn tell_passed_over(&mut self, provider: &Provider) {
+        let mut seen: Vec<(String, &'static str)> = Vec::new();
+        for known in provider.passed_over {
+            match known.place {
+                Elsewhere::Variable(variable) => {
+                    if self.environment.text(variable).is_some() {
+                        seen.push((format!("${variable}"), known.why));
+                    }
+                }
+                Elsewhere::OtherKeys { at, format, used } => {
+                    let path = at.on(self.environment);
+                    let text = self.environment.read(&path).ok().flatten();
+                    let document = text.and_then(|text| parse(format, &text, &path).ok());
+                    let keys = document.iter().filter_map(Value::as_object).flatten();
+                    let others = keys.filter(|(key, _)| key.as_str() != used);
+                    seen.extend(others.take(MAX_LEFT_OUT).map(|(key, _)| {
+                        let key: String = key.chars().take(MAX_NAME).collect();
+                        (format!("{key} of {}", path.display()), known.why)
+                    }));
+                }
+            }
+        }
+        let notices = seen.into_iter();
+        let notices = notices.map(|(source, why)| Notice::PassedOver { source, why });
+        for notice in notices {
+            // Two providers may know one place.
+            if !self.found.notices.contains(&notice) {
+                self.found.notices.push(notice);
+            }
+        }
+    }
+
     /// A program that is missing, fails or hangs is as good as no login.
     fn command(&mut self, source: &CommandSource) -> Result<bool, CollectError> {
         let environment = self.environment;
@@ -225,15 +260,13 @@ impl<'e> Finder<'e> {
         let placeholder = Placeholder::mint(token.prefix)?;
         let hosts = token.hosts(self.environment);
         let refresh = match found.login {
-            Some(login) => self.login(&found, login)?,
+            Some(login) => Some(self.login(&found, login)?),
             None => None,
         };
-        // A login that cannot be renewed has a placeholder in that field all the same: clients want one.
-        let refresh_text = match (&refresh, found.login) {
-            (Some(facts), _) => facts.refresh_placeholder.to_string(),
-            (None, Some((login, _))) => Placeholder::mint(login.refresh_prefix)?.to_string(),
-            (None, None) => String::new(),
-        };
+        let refresh_text = refresh
+            .as_ref()
+            .map(|facts| facts.refresh_placeholder.to_string());
+        let refresh_text = refresh_text.unwrap_or_default();
         let rendering = Rendering {
             access: placeholder.as_str(),
             refresh: &refresh_text,
@@ -262,33 +295,33 @@ impl<'e> Finder<'e> {
     }
 
     /// What renews a login; its refresh token becomes a credential that is never sent, known only so that
-    /// it is refused wherever it turns up.
+    /// it is refused wherever it turns up. One without a refresh token has a placeholder in that field all the same:
+    /// clients want one, and what they ask for with it is answered by the launcher, never by the provider, whose
+    /// refusal would make them forget the login.
     fn login(
         &mut self,
         found: &Found<'_>,
         (login, path): (&Login, &Path),
-    ) -> Result<Option<RefreshFacts>, CollectError> {
+    ) -> Result<RefreshFacts, CollectError> {
         let expires = expires(login, found);
-        let Some(secret) = secret_at(found.document, login.fields.refresh) else {
-            if expires.is_some_and(|expires| expires <= self.environment.now) {
-                self.found.notices.push(Notice::Expired {
-                    source: found.source.clone(),
-                    fix: login.fix,
-                });
-            }
-            return Ok(None);
-        };
+        let secret = secret_at(found.document, login.fields.refresh);
+        if secret.is_none() && expires.is_some_and(|expires| expires <= self.environment.now) {
+            self.found.notices.push(Notice::Expired {
+                source: found.source.clone(),
+                fix: login.fix,
+            });
+        }
         let placeholder = Placeholder::mint(login.refresh_prefix)?;
         self.found.credentials.push(Credential {
             name: format!("{}-refresh", found.token.name),
-            secret: Some(secret),
+            secret,
             placeholder: placeholder.clone(),
             hosts: Vec::new(),
             header: found.token.header.spec(),
             source: found.source.clone(),
             refresh: None,
         });
-        Ok(Some(RefreshFacts {
+        Ok(RefreshFacts {
             endpoint: login.endpoint,
             file: path.to_owned(),
             fields: login.fields,
@@ -296,7 +329,7 @@ impl<'e> Finder<'e> {
             refresh_placeholder: placeholder,
             guest_id_token: login.identity.then(jwt::guest_identity),
             guest_scope: scope(login, found.document),
-        }))
+        })
     }
 
     fn settings(&mut self, names: &[&str]) {

@@ -47,6 +47,28 @@ pub(crate) struct Provider {
     pub(crate) choice: Option<Choice>,
     /// The first that is found is used, the others are not looked at.
     pub(crate) groups: &'static [Group],
+    /// Logins that are not supported, said to be so where they are found.
+    pub(crate) passed_over: &'static [PassedOver],
+}
+
+/// A login that people may expect to be used, and that is not.
+pub(crate) struct PassedOver {
+    pub(crate) place: Elsewhere,
+    /// The end of the sentence "… is not used: ".
+    pub(crate) why: &'static str,
+}
+
+/// Where such a login is.
+#[derive(Clone, Copy)]
+pub(crate) enum Elsewhere {
+    /// A variable.
+    Variable(&'static str),
+    /// A file: each key of the root but this one.
+    OtherKeys {
+        at: HostPath,
+        format: FileFormat,
+        used: &'static str,
+    },
 }
 
 /// Where the host's own program is told which way of logging in to use.

@@ -125,6 +125,9 @@ pub(crate) fn tell(notices: &[Notice], ui: Ui) {
                     accepts.join(", ")
                 ));
             }
+            Notice::PassedOver { source, why } => {
+                ui.warn(&format!("{} is not used: {why}", harmless(source)));
+            }
             Notice::LeftOut { source, what } => {
                 let what = what.as_ref().map(|what| format!("{} of ", harmless(what)));
                 ui.warn(&format!(

@@ -12,6 +12,7 @@ use crate::host_environment::test_environment;
 use crate::provider::ProviderId;
 
 mod canaries;
+mod notices;
 
 /// A home directory with files.
 pub(super) fn home(files: &[(&str, &str)]) -> tempfile::TempDir {

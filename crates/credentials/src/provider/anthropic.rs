@@ -16,6 +16,7 @@ pub(super) static PROVIDER: Provider = Provider {
     id: "anthropic",
     name: "Claude",
     fix: "log in on the host with `claude`, or set ANTHROPIC_API_KEY",
+    passed_over: &[],
     choice: None,
     groups: &[Group {
         sources: &[

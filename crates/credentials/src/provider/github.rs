@@ -2,8 +2,8 @@
 //! Copilot speaks to; for `git` and `gh` (only when asked for) to those of the repositories.
 
 use super::{
-    CommandSource, Entry, EntryKind, FileFormat, FileSource, GROUP, Group, Header, HostPath,
-    Provider, Rest, Source, Token, VariableSource, from_variable,
+    CommandSource, Elsewhere, Entry, EntryKind, FileFormat, FileSource, GROUP, Group, Header,
+    HostPath, PassedOver, Provider, Rest, Source, Token, VariableSource, from_variable,
 };
 use crate::guest_document::{Document, Format, GuestValue, Shape};
 use crate::refresh_endpoint::FieldPath;
@@ -28,10 +28,32 @@ const GITHUB_HOSTS: &[&str] = &[
     "raw.githubusercontent.com",
 ];
 
+/// Only github.com is spoken to.
+const ENTERPRISE: &[PassedOver] = &[
+    PassedOver {
+        place: Elsewhere::Variable("GH_ENTERPRISE_TOKEN"),
+        why: ENTERPRISE_WHY,
+    },
+    PassedOver {
+        place: Elsewhere::Variable("GITHUB_ENTERPRISE_TOKEN"),
+        why: ENTERPRISE_WHY,
+    },
+    PassedOver {
+        place: Elsewhere::OtherKeys {
+            at: GH_FILE,
+            format: FileFormat::GhHosts,
+            used: "github.com",
+        },
+        why: ENTERPRISE_WHY,
+    },
+];
+const ENTERPRISE_WHY: &str = "of GitHub only github.com is supported; for an enterprise host use --secret GH_ENTERPRISE_TOKEN@HOST";
+
 pub(super) static COPILOT: Provider = Provider {
     id: "copilot",
     name: "GitHub Copilot",
     fix: "log in on the host with `gh auth login`, or set COPILOT_GITHUB_TOKEN",
+    passed_over: ENTERPRISE,
     choice: None,
     groups: &[
         Group {
@@ -69,6 +91,7 @@ pub(super) static PROVIDER: Provider = Provider {
     id: "github",
     name: "GitHub",
     fix: "log in on the host with `gh auth login`, or set GH_TOKEN",
+    passed_over: ENTERPRISE,
     choice: None,
     groups: &[
         Group {

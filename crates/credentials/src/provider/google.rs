@@ -23,6 +23,7 @@ pub(super) static PROVIDER: Provider = Provider {
     id: "google",
     name: "Gemini",
     fix: "log in on the host with `gemini`, or set GEMINI_API_KEY",
+    passed_over: &[],
     choice: Some(Choice {
         file: HostPath {
             variables: &[],

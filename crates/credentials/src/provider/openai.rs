@@ -25,6 +25,7 @@ pub(super) static PROVIDER: Provider = Provider {
     id: "openai",
     name: "Codex",
     fix: "log in on the host with `codex login`, or set OPENAI_API_KEY",
+    passed_over: &[],
     choice: None,
     groups: &[
         Group {

@@ -2,8 +2,8 @@
 //! A service that is not here is left out, because nobody says which host its key belongs to.
 
 use super::{
-    Entry, EntryKind, FileFormat, FileSource, GROUP, Group, Header, HostPath, Login, Provider,
-    Rest, Source, Token, anthropic, from_variable, google, openai,
+    Elsewhere, Entry, EntryKind, FileFormat, FileSource, GROUP, Group, Header, HostPath, Login,
+    PassedOver, Provider, Rest, Source, Token, anthropic, from_variable, google, openai,
 };
 use crate::guest_document::{Document, Format, GuestValue, Shape};
 use crate::jwt;
@@ -16,6 +16,10 @@ pub(super) static PROVIDER: Provider = Provider {
     id: "opencode",
     name: "OpenCode",
     fix: "log in on the host with `opencode auth login`, or set the variable of a service, such as ANTHROPIC_API_KEY",
+    passed_over: &[PassedOver {
+        place: Elsewhere::Variable("OPENCODE_API_KEY"),
+        why: ZEN,
+    }],
     choice: None,
     groups: &[Group {
         sources: &[
@@ -88,6 +92,9 @@ pub(super) static PROVIDER: Provider = Provider {
         ..GROUP
     }],
 };
+
+/// Its models are spoken to in the ways of several services, each with the key in another header.
+const ZEN: &str = "OpenCode Zen is not supported; for its models that take `Authorization`, use --secret OPENCODE_API_KEY@opencode.ai";
 
 const fn variable(
     variable: &'static str,
