@@ -185,24 +185,47 @@ fn special(case: &Case, places: &Places, requests: &[Value], outcome: &mut Outco
                     .push("no prompt carried the login that the tool showed".to_owned());
             }
         }
-        Special::Renewed(path) => {
-            let renewals: Vec<_> = requests
-                .iter()
-                .filter(|request| is_renewal(request))
-                .collect();
-            if renewals.len() != 1 || renewals[0]["status"] != 200 {
-                outcome
-                    .problems
-                    .push(format!("{} renewals", renewals.len()));
-            }
-            let file = fs_err::read_to_string(places.host.join(path))?;
-            let new = |canary: &Canary| file.contains(&format!("{}Next", canary.token()));
-            if !case.canaries().all(new) {
-                outcome
-                    .problems
-                    .push(format!("~/{path} does not hold the new login"));
-            }
-        }
+        Special::Renewed(path) => renewed(case, places, (path, requests), outcome)?,
+    }
+    Ok(())
+}
+
+/// The login of this file was renewed once, is used, and is in the file.
+fn renewed(
+    case: &Case,
+    places: &Places,
+    (path, requests): (&str, &[Value]),
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let renewals: Vec<_> = requests
+        .iter()
+        .filter(|request| is_renewal(request))
+        .collect();
+    if renewals.len() != 1 || renewals[0]["status"] != 200 {
+        outcome
+            .problems
+            .push(format!("{} renewals", renewals.len()));
+    }
+    let next = |canary: &Canary| format!("{}Next", canary.token());
+    let uses = |request: &&Value| {
+        let value = request["headers"]["authorization"].as_str();
+        let mut logins = case.logins.iter();
+        logins.any(|login| value.is_some_and(|value| value.ends_with(&next(&login.canary))))
+    };
+    if !requests.iter().filter(uses).any(|request| {
+        request["status"]
+            .as_u64()
+            .is_some_and(|status| status < 400)
+    }) {
+        outcome
+            .problems
+            .push("nothing was asked with the new login".to_owned());
+    }
+    let file = fs_err::read_to_string(places.host.join(path))?;
+    if !case.canaries().all(|canary| file.contains(&next(canary))) {
+        outcome
+            .problems
+            .push(format!("~/{path} does not hold the new login"));
     }
     Ok(())
 }

@@ -25,10 +25,11 @@ const TIMEOUT_SECONDS: u64 = 1500;
 /// Libraries of programs that are linked to the C library's parts by name; the small image has the C library alone.
 const LIBRARIES: &[&str] = &["libdl.so.2", "libm.so.6", "libpthread.so.0", "librt.so.1"];
 
-/// In the emulated host. $STAGE is what was prepared, $OUT takes the results.
+/// In the emulated host. $STAGE is what was prepared, $OUT takes the results, $WRITTEN is when the logins were written.
 const HOST_SCRIPT: &str = r#"set -eu
 cp -r "$STAGE/store" "$HOME/data"
 cp -r "$STAGE/host" "$HOME/person"
+find "$HOME/person" -type f -exec touch -d "$WRITTEN" {} +
 cp -r "$STAGE/project" "$HOME/project"
 mkdir "$OUT/said"
 mkfifo "$HOME/hold"
@@ -95,20 +96,12 @@ impl Lab {
     /// When it cannot be run; what is wrong with a run is in the outcome.
     pub(crate) fn one(&self, case: &Case, keep: bool) -> Result<Outcome> {
         let program = install::program(case.program)?;
-        let mut directory = tempfile::Builder::new().prefix("clients-").tempdir()?;
-        if keep {
-            directory.disable_cleanup(true);
-            eprintln!(
-                "clients: {} runs in {}",
-                case.name,
-                directory.path().display()
-            );
-        }
+        let directory = run::directory(case, keep)?;
         let marker = Canary::mint("marker-");
         let stage = directory.path().join("stage");
         self.stage(case, &program, (&stage, &marker))?;
         let out = directory.path().join("out");
-        let settings = "export STAGE=/files/stage OUT=/out\n";
+        let settings = "export STAGE=/files/stage OUT=/out WRITTEN='2026-01-01 00:00'\n";
         let arguments = LabArguments {
             smp: 2,
             mem: "6G".to_owned(),

@@ -1,7 +1,7 @@
 //! Runs one case: a host home with the login, the fakes, the client in its namespace, then the checks.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use agent_vm_test_support::canary::Canary;
 use agent_vm_test_support::providers::{Account, Behaviour, HOSTS, Providers, ProvidersConfig};
@@ -68,15 +68,7 @@ impl Places {
 /// When it cannot be run; what is wrong with a run is in the outcome.
 pub(crate) fn one(case: &Case, agent_vm: &Path, keep: bool) -> Result<Outcome> {
     let program = install::program(case.program)?;
-    let mut directory = tempfile::Builder::new().prefix("clients-").tempdir()?;
-    if keep {
-        directory.disable_cleanup(true);
-        eprintln!(
-            "clients: {} runs in {}",
-            case.name,
-            directory.path().display()
-        );
-    }
+    let directory = directory(case, keep)?;
     let places = Places::make(directory.path())?;
     write_host_files(case, &places.host)?;
     make_repository(&places.git_root)?;
@@ -128,12 +120,26 @@ pub(crate) fn one(case: &Case, agent_vm: &Path, keep: bool) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The logins of the host.
+/// The directory of one run; what is to be kept is said.
+pub(super) fn directory(case: &Case, keep: bool) -> Result<tempfile::TempDir> {
+    let mut directory = tempfile::Builder::new().prefix("clients-").tempdir()?;
+    if keep {
+        directory.disable_cleanup(true);
+        let path = directory.path().display();
+        eprintln!("clients: {} runs in {path}", case.name);
+    }
+    Ok(directory)
+}
+
+/// The logins of the host, an hour old: one that was written a moment ago is not renewed when it is rejected.
 pub(super) fn write_host_files(case: &Case, home: &Path) -> Result<()> {
     for (path, content) in &case.host_files {
         let path = home.join(path);
         fs_err::create_dir_all(path.parent().context("a file has a directory")?)?;
-        fs_err::write(path, content)?;
+        fs_err::write(&path, content)?;
+        let file = fs_err::File::options().write(true).open(&path)?;
+        file.file()
+            .set_modified(SystemTime::now() - Duration::from_secs(3600))?;
     }
     Ok(())
 }

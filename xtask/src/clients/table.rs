@@ -254,8 +254,13 @@ fn codex() -> Vec<Case> {
 
 const OPENCODE_LOGIN: &str = ".local/share/opencode/auth.json";
 
-fn opencode() -> Vec<Case> {
-    let plain = |name, shows, script, logins: Vec<Login>, file: Value| Case {
+/// OpenCode with a login or keys in this file.
+fn with_opencode(
+    (name, shows, script): (&'static str, &'static str, &'static str),
+    logins: Vec<Login>,
+    file: &Value,
+) -> Case {
+    Case {
         agent: Some("opencode"),
         // The catalogue of models has no login; with a secret its host is intercepted, so that the client trusts the fake.
         options: ["--secret", "CATALOGUE@models.opencode.ai"]
@@ -265,69 +270,68 @@ fn opencode() -> Vec<Case> {
         host_files: vec![(OPENCODE_LOGIN, file.to_string())],
         logins,
         ..case(name, shows, Program::Npm(&OPENCODE), script)
-    };
+    }
+}
+
+fn opencode() -> Vec<Case> {
+    const KEYS: &str = r#"set -e
+"$1" run --model anthropic/claude-sonnet-4-5 "say hi"
+"$1" run --model zai/glm-4.6 "say hi""#;
     let key = Login::opaque(Service::Anthropic, "sk-ant-api03-");
     let zai = Login::opaque(Service::Zai, "zai-");
     let keys = json!({"anthropic": {"type": "api", "key": key.access}, "zai": {"type": "api", "key": zai.access}});
-    let openai = |login: &Login, seconds| {
-        json!({"openai": {"type": "oauth", "refresh": login.refresh_text(), "access": login.access,
-            "expires": in_ms(seconds), "accountId": ACCOUNT_ID}})
+    let shows = "keys of two providers in the host's file";
+    let with_keys = Case {
+        seen: vec![
+            seen("api.anthropic.com", "/v1/messages", "x-api-key", ""),
+            seen(
+                "api.z.ai",
+                "/api/paas/v4/chat/completions",
+                "authorization",
+                BEARER,
+            ),
+        ],
+        ..with_opencode(("opencode", shows, KEYS), vec![key, zai], &keys)
     };
-    let (fresh, old) = (openai_login(86_400), openai_login(-60).ending_after(0));
-    let codex_seen = || {
-        vec![seen(
+    let renewed = |case: Case| Case {
+        special: Special::Renewed(OPENCODE_LOGIN),
+        ..case
+    };
+    vec![
+        with_keys,
+        opencode_login(
+            "opencode-login",
+            "a ChatGPT login of the host's file",
+            (openai_login(86_400), 86_400),
+        ),
+        renewed(opencode_login(
+            "opencode-expired",
+            "a login that ended is renewed by the launcher",
+            (openai_login(-60).ending_after(0), -60),
+        )),
+        renewed(opencode_login(
+            "opencode-401",
+            "a login that ends in the session is renewed",
+            (openai_login(86_400).ending_after(1), 86_400),
+        )),
+    ]
+}
+
+/// OpenCode with a login that its file says to end in so many seconds.
+fn opencode_login(name: &'static str, shows: &'static str, (login, seconds): (Login, i64)) -> Case {
+    // With a login it offers only the newer models.
+    const OPENAI: &str = r#"exec "$1" run --model openai/gpt-5.4 "say hi""#;
+    let file = json!({"openai": {"type": "oauth", "refresh": login.refresh_text(), "access": login.access,
+        "expires": in_ms(seconds), "accountId": ACCOUNT_ID}});
+    Case {
+        seen: vec![seen(
             "chatgpt.com",
             "/backend-api/codex/responses",
             "authorization",
             BEARER,
-        )]
-    };
-    const KEYS: &str = r#"set -e
-"$1" run --model anthropic/claude-sonnet-4-5 "say hi"
-"$1" run --model zai/glm-4.6 "say hi""#;
-    const OPENAI: &str = r#"exec "$1" run --model openai/gpt-5.2-codex "say hi""#;
-    let (fresh_file, old_file) = (openai(&fresh, 86_400), openai(&old, -60));
-    vec![
-        Case {
-            seen: vec![
-                seen("api.anthropic.com", "/v1/messages", "x-api-key", ""),
-                seen(
-                    "api.z.ai",
-                    "/api/paas/v4/chat/completions",
-                    "authorization",
-                    BEARER,
-                ),
-            ],
-            ..plain(
-                "opencode",
-                "keys of two providers in the host's file",
-                KEYS,
-                vec![key, zai],
-                keys,
-            )
-        },
-        Case {
-            seen: codex_seen(),
-            ..plain(
-                "opencode-login",
-                "a ChatGPT login of the host's file",
-                OPENAI,
-                vec![fresh],
-                fresh_file,
-            )
-        },
-        Case {
-            seen: codex_seen(),
-            special: Special::Renewed(OPENCODE_LOGIN),
-            ..plain(
-                "opencode-expired",
-                "a login that ended is renewed by the launcher",
-                OPENAI,
-                vec![old],
-                old_file,
-            )
-        },
-    ]
+        )],
+        ..with_opencode((name, shows, OPENAI), vec![login], &file)
+    }
 }
 
 fn copilot() -> Vec<Case> {
@@ -391,9 +395,18 @@ fn gemini() -> Vec<Case> {
             special: Special::Renewed(GEMINI_LOGIN),
             ..oauth(
                 "gemini-expired",
-                "a login that ended is renewed",
+                "a login that ended is renewed by the launcher",
                 login().ending_after(0),
                 -60,
+            )
+        },
+        Case {
+            special: Special::Renewed(GEMINI_LOGIN),
+            ..oauth(
+                "gemini-401",
+                "a login that ends in the session is renewed",
+                login().ending_after(2),
+                86_400,
             )
         },
         Case {
