@@ -17,6 +17,7 @@ mod image;
 mod keys;
 mod network;
 mod publish;
+mod sessions;
 mod usage;
 mod values;
 
@@ -28,6 +29,7 @@ pub(crate) use image::{ImageArgs, ImageCommand};
 pub(crate) use keys::{AgentKeys, KeyOptions};
 pub(crate) use network::NetworkOptions;
 pub(crate) use publish::{PublishFormError, PublishOptions, parse_publish};
+pub(crate) use sessions::SessionsArgs;
 pub(crate) use usage::UsageArgs;
 pub(crate) use values::{ByteSize, EnvAssignment, MountSpec, MountSpecError};
 

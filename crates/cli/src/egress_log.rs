@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use agent_vm_policy::{HostName, HostPattern};
 use serde::Deserialize;
 
+use crate::whose::Whose;
+
 /// The longest name or path that is shown whole, in characters.
 const MAX_SHOWN: usize = 300;
 
@@ -38,17 +40,6 @@ pub(crate) struct LogLine {
     pub(crate) ms: u64,
 }
 
-/// Whose decisions are wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Whose {
-    /// Everybody's.
-    All,
-    /// Those of one project, by its id.
-    Project(String),
-    /// Those of the session whose id begins so.
-    Session(String),
-}
-
 /// Which decisions are wanted.
 #[derive(Debug, Clone)]
 pub(crate) struct Filter {
@@ -59,11 +50,7 @@ pub(crate) struct Filter {
 
 impl Filter {
     pub(crate) fn wants(&self, line: &LogLine) -> bool {
-        let whose = match &self.whose {
-            Whose::All => true,
-            Whose::Project(id) => line.project == *id,
-            Whose::Session(id) => line.session.starts_with(id),
-        };
+        let whose = self.whose.wants(&line.session, &line.project);
         // Every session has its two; they are only told to who looks at one.
         let told = line.kind != "canary" || matches!(self.whose, Whose::Session(_));
         let verdict = !self.denied || matches!(line.verdict.as_deref(), Some("deny" | "failed"));

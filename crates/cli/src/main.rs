@@ -29,6 +29,7 @@ mod settings;
 mod setup_files;
 mod ui;
 mod update_notice;
+mod whose;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

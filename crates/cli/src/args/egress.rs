@@ -3,7 +3,7 @@
 use agent_vm_policy::HostPattern;
 use clap::{Args, Subcommand};
 
-use super::{LaunchOptions, Target};
+use super::{LaunchOptions, SessionsArgs, Target};
 
 #[derive(Debug, Args)]
 pub(crate) struct EgressArgs {
@@ -44,12 +44,8 @@ pub(crate) struct EgressLogArgs {
     /// One JSON document per line, as recorded
     #[arg(long)]
     pub(crate) json: bool,
-    /// Of every project, not only of this one
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// Only of this session, of whatever project; the beginning of its id is enough
-    #[arg(long, value_name = "ID")]
-    pub(crate) session: Option<String>,
+    #[command(flatten)]
+    pub(crate) sessions: SessionsArgs,
     /// Only what was denied or could not be carried out
     #[arg(long)]
     pub(crate) denied: bool,

@@ -2,18 +2,16 @@
 
 use clap::Args;
 
+use super::SessionsArgs;
+
 #[derive(Debug, Default, Args)]
 #[command(after_help = USAGE_HELP)]
 pub(crate) struct UsageArgs {
     /// One JSON document
     #[arg(long)]
     pub(crate) json: bool,
-    /// Of every project, not only of this one
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// Only of this session, of whatever project; the beginning of its id is enough
-    #[arg(long, value_name = "ID")]
-    pub(crate) session: Option<String>,
+    #[command(flatten)]
+    pub(crate) sessions: SessionsArgs,
 }
 
 /// Shown below the help of `agent-vm usage`.

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use agent_vm_launch::audit_files;
 use agent_vm_policy::Answer;
-use agent_vm_state::Project;
 use thiserror::Error;
 
 use crate::args::{EgressCommand, EgressLogArgs};
 use crate::command_error::{CommandError, UsageError};
-use crate::egress_log::{Filter, LogLine, Whose, as_json};
+use crate::egress_log::{Filter, LogLine, as_json};
 use crate::launch_request::Context;
 use crate::ui::{self, Reader, Ui};
+use crate::whose::Whose;
 
 mod answer;
 mod check;
@@ -53,7 +53,7 @@ pub(crate) fn run(context: &Context, command: &EgressCommand, ui: Ui) -> Result<
 fn log(context: &Context, args: &EgressLogArgs, ui: Ui) -> Result<u8, CommandError> {
     let path = context.directories()?.audit_log();
     let filter = Filter {
-        whose: whose(context, args)?,
+        whose: Whose::asked(context, &args.sessions)?,
         denied: args.denied,
         host: args.host.clone(),
     };
@@ -91,18 +91,6 @@ fn log(context: &Context, args: &EgressLogArgs, ui: Ui) -> Result<u8, CommandErr
 fn unreadable(path: &Path, source: std::io::Error) -> CommandError {
     let path = path.to_owned();
     LogUnreadable { path, source }.into()
-}
-
-fn whose(context: &Context, args: &EgressLogArgs) -> Result<Whose, CommandError> {
-    if let Some(session) = &args.session {
-        return Ok(Whose::Session(session.clone()));
-    }
-    if args.all {
-        return Ok(Whose::All);
-    }
-    let cwd = context.env.current_directory();
-    let project = Project::discover(cwd.ok_or(UsageError::NoCurrentDirectory)?)?;
-    Ok(Whose::Project(project.id().to_string()))
 }
 
 /// What of the log is shown, and how.

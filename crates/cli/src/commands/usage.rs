@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use agent_vm_state::Project;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -12,6 +11,7 @@ use crate::args::UsageArgs;
 use crate::command_error::{CommandError, UsageError};
 use crate::launch_request::Context;
 use crate::ui::{self, Ui, harmless};
+use crate::whose::Whose;
 
 /// The most of one session's file that is read, in bytes; sessions write less.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -79,11 +79,11 @@ struct Told {
 /// When there is no project here whose sessions could be told, or the records cannot be read.
 pub(crate) fn run(context: &Context, args: &UsageArgs, ui: Ui) -> Result<u8, CommandError> {
     let directory = context.directories()?.usage();
-    let wanted = wanted(context, args)?;
+    let whose = Whose::asked(context, &args.sessions)?;
     let mut sums = BTreeMap::new();
     let mut strange = 0;
     for path in files(&directory)? {
-        strange += add_file(&path, &wanted, &mut sums)?;
+        strange += add_file(&path, &whose, &mut sums)?;
     }
     if strange > 0 {
         ui.warn(&format!("{strange} records cannot be understood"));
@@ -97,35 +97,6 @@ pub(crate) fn run(context: &Context, args: &UsageArgs, ui: Ui) -> Result<u8, Com
     };
     ui::data(&text).map_err(UsageError::Output)?;
     Ok(0)
-}
-
-/// Whose answers are wanted.
-enum Wanted {
-    All,
-    Project(String),
-    Session(String),
-}
-
-impl Wanted {
-    fn wants(&self, line: &Line) -> bool {
-        match self {
-            Self::All => true,
-            Self::Project(id) => line.project == *id,
-            Self::Session(id) => line.session.starts_with(id),
-        }
-    }
-}
-
-fn wanted(context: &Context, args: &UsageArgs) -> Result<Wanted, CommandError> {
-    if let Some(session) = &args.session {
-        return Ok(Wanted::Session(session.clone()));
-    }
-    if args.all {
-        return Ok(Wanted::All);
-    }
-    let cwd = context.env.current_directory();
-    let project = Project::discover(cwd.ok_or(UsageError::NoCurrentDirectory)?)?;
-    Ok(Wanted::Project(project.id().to_string()))
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> CommandError {
@@ -153,14 +124,14 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, CommandError> {
 type Sums = BTreeMap<(String, String), Sum>;
 
 /// Adds a file's answers; gives the number of lines that are none.
-fn add_file(path: &Path, wanted: &Wanted, sums: &mut Sums) -> Result<u64, CommandError> {
+fn add_file(path: &Path, whose: &Whose, sums: &mut Sums) -> Result<u64, CommandError> {
     let unreadable = |source| unreadable(path, source);
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut strange = 0;
     for line in BufReader::new(file.take(MAX_FILE_BYTES)).split(b'\n') {
         let line = line.map_err(unreadable)?;
         match serde_json::from_slice::<Line>(&line) {
-            Ok(line) if wanted.wants(&line) => add(line, sums),
+            Ok(line) if whose.wants(&line.session, &line.project) => add(line, sums),
             Ok(_) => {}
             Err(_) => strange += 1,
         }
