@@ -82,6 +82,8 @@ pub(crate) enum Special {
     NoWebSocket,
     /// The login must have been renewed, exactly once, by the launcher; the host's file holds the new one.
     Renewed(&'static str),
+    /// Nothing may be asked of the issuer.
+    NotRenewed,
 }
 
 impl Case {

@@ -185,6 +185,11 @@ fn special(case: &Case, places: &Places, requests: &[Value], outcome: &mut Outco
                     .push("no prompt carried the login that the tool showed".to_owned());
             }
         }
+        Special::NotRenewed => {
+            if requests.iter().any(is_renewal) {
+                outcome.problems.push("the issuer was asked".to_owned());
+            }
+        }
         Special::Renewed(path) => renewed(case, places, (path, requests), outcome)?,
     }
     Ok(())

@@ -30,6 +30,10 @@ const GEMINI: NpmPackage = NpmPackage {
 };
 
 const CLAUDE_SCRIPT: &str = r#"exec "$1" --dangerously-skip-permissions -p "say hi""#;
+/// Its login is over and nothing can renew it: it may fail, but may not forget the login.
+const CLAUDE_OVER_SCRIPT: &str = r#""$1" --dangerously-skip-permissions -p "say hi" && exit 3
+grep -q '"accessToken":"sk-ant-oat01-[^"]' ~/.claude/.credentials.json || exit 4
+echo "The fake upstream greets you.""#;
 const CODEX_SCRIPT: &str =
     r#"exec "$1" exec --dangerously-bypass-approvals-and-sandbox --skip-git-repo-check "say hi""#;
 const COPILOT_SCRIPT: &str =
@@ -138,6 +142,17 @@ fn claude() -> Vec<Case> {
                 "a login that ends in the session is renewed",
                 login().ending_after(2),
                 86_400,
+            )
+        },
+        Case {
+            script: CLAUDE_OVER_SCRIPT,
+            special: Special::NotRenewed,
+            seen: Vec::new(),
+            ..plain(
+                "claude-over",
+                "a login without refresh token that ended stays in the guest's file",
+                Login::opaque(Service::Anthropic, "sk-ant-oat01-").ending_after(0),
+                -60,
             )
         },
         Case {
