@@ -9,6 +9,7 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::egress::Shared;
+use crate::expect::{Held, Waiting};
 use crate::foreign::strip_logins;
 use crate::record::RequestRecord;
 use crate::scrub::{Patterns, Scrub};
@@ -162,6 +163,8 @@ pub(crate) struct RequestBody {
 enum BodySource {
     /// The guest.
     Guest(Incoming),
+    /// The guest, when it is told to go on.
+    Waiting(Waiting),
     /// Kept or made here.
     Here(Option<Bytes>),
 }
@@ -173,6 +176,24 @@ impl RequestBody {
             traffic,
             kept: None,
             guard: None,
+        }
+    }
+
+    /// A body that the guest sends when it is told to go on.
+    pub(crate) fn held(body: Incoming, traffic: Rc<Traffic>) -> Self {
+        Self {
+            source: BodySource::Waiting(Waiting::new(body)),
+            traffic,
+            kept: None,
+            guard: None,
+        }
+    }
+
+    /// Who may let the body go, when it is held.
+    pub(crate) fn holder(&self) -> Option<Rc<Held>> {
+        match &self.source {
+            BodySource::Waiting(waiting) => Some(Rc::clone(waiting.held())),
+            BodySource::Guest(_) | BodySource::Here(_) => None,
         }
     }
 
@@ -208,8 +229,12 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let BodySource::Waiting(waiting) = &mut self.source {
+            self.source = BodySource::Guest(ready!(waiting.poll_go(cx)));
+        }
         let frame = match &mut self.source {
             BodySource::Guest(body) => ready!(Pin::new(body).poll_frame(cx)),
+            BodySource::Waiting(_) => return Poll::Pending,
             BodySource::Here(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
         };
         let frame = frame.map(|frame| frame.map(|frame| guarded(frame, self.guard.as_deref())));
@@ -225,6 +250,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             BodySource::Guest(body) => body.is_end_stream(),
+            BodySource::Waiting(_) => false,
             BodySource::Here(bytes) => bytes.is_none(),
         }
     }
@@ -232,6 +258,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             BodySource::Guest(body) => body.size_hint(),
+            BodySource::Waiting(waiting) => waiting.size_hint(),
             BodySource::Here(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }

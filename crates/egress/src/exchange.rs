@@ -19,6 +19,7 @@ use crate::asks::{Asked, Question};
 use crate::audit::{Kind, bounded_path};
 use crate::body::{ReplyBody, RequestBody};
 use crate::egress::Shared;
+use crate::expect::waits;
 use crate::record::{Place, RequestRecord};
 use crate::refusal::{Refusal, refuse};
 use crate::request_head::{Attachment, authority, inspect};
@@ -113,7 +114,13 @@ impl Exchange {
             record.attached(attachment.credential);
         }
         let counted = Counted::request(self.shared.usage.get(), record.host(), &mut head);
-        let mut body = RequestBody::new(body, Rc::clone(record.traffic())).guarded(&self.shared);
+        let traffic = Rc::clone(record.traffic());
+        let body = if waits(&mut head, &body) {
+            RequestBody::held(body, traffic)
+        } else {
+            RequestBody::new(body, traffic)
+        };
+        let mut body = body.guarded(&self.shared);
         let spare =
             (!attachments.is_empty()).then(|| SecondTry::new(&head, &mut body, attachments, used));
         let outgoing = Outgoing {

@@ -21,8 +21,8 @@ const SINGLE_HOP: [HeaderName; 8] = [
     HTTP2_SETTINGS,
 ];
 
-/// Removes what belongs to this connection: the fixed fields, what `Connection` names, and `Expect`, which is
-/// answered here. `Content-Length` goes when the body was chunked, because the two together are ambiguous.
+/// Removes what belongs to this connection: the fixed fields and what `Connection` names. `Content-Length` goes when
+/// the body was chunked, because the two together are ambiguous.
 pub(crate) fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -39,7 +39,6 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    headers.remove(header::EXPECT);
     headers.remove(header::TE);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -93,7 +92,6 @@ mod tests {
             ("proxy-connection", "keep-alive"),
             ("upgrade", "h2c"),
             ("http2-settings", "AAMAAABkAAQAAP__"),
-            ("expect", "100-continue"),
             ("te", "gzip, trailers"),
             ("x-kept", "1"),
             ("host", "a.test"),

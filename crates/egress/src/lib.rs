@@ -28,6 +28,7 @@ mod dial;
 mod egress;
 mod encodings;
 mod exchange;
+mod expect;
 mod flow;
 mod foreign;
 mod hop_by_hop;

@@ -2,8 +2,8 @@
 //!
 //! Theory of operation. A token can be replaced on the host while the guest goes on using its placeholder; some clients
 //! never renew a login at a 401. So at a 401 the source of secrets is told. If it has another secret by then, and the
-//! request's body was small and has passed whole, the request is sent once more; else the 401 goes to the guest, whose
-//! own repetition gets the new secret. There is no third time.
+//! request's body was small and has passed whole, or was not asked for yet (`expect.rs`), the request is sent once more;
+//! else the 401 goes to the guest, whose own repetition gets the new secret. There is no third time.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 use http::request::Parts;
 use http::{Method, Request, Uri, Version};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 
 use crate::body::RequestBody;
 use crate::egress::Shared;
@@ -80,22 +80,32 @@ impl SecondTry {
     }
 
     /// Tells that the secrets were rejected; the request with others, when there are others and it can be repeated.
+    /// `unasked` is the body, when the guest was not asked for it.
     pub(crate) async fn again(
         self,
-        shared: &Shared,
+        shared: &Rc<Shared>,
         traffic: &Rc<Traffic>,
+        unasked: &mut Option<Incoming>,
     ) -> Option<(Parts, RequestBody)> {
         let mut replaced = false;
         for (attachment, used) in self.attachments.iter().zip(&self.used) {
             let credential = shared.credentials.get(attachment.credential);
             replaced |= shared.secrets.rejected(&credential.name, used).await;
         }
-        let body = self.body.whole().filter(|_| replaced)?;
+        let whole = self.body.whole();
+        if !replaced || (unasked.is_none() && whole.is_none()) {
+            return None;
+        }
         let (mut head, ()) = Request::new(()).into_parts();
         (head.method, head.uri, head.version) = (self.method, self.uri, self.version);
         head.headers = self.headers;
         attach(shared, &self.attachments, &mut head).await.ok()?;
-        Some((head, RequestBody::of_bytes(body, Rc::clone(traffic))))
+        let traffic = Rc::clone(traffic);
+        let body = match unasked.take() {
+            Some(body) => RequestBody::held(body, traffic).guarded(shared),
+            None => RequestBody::of_bytes(whole?, traffic),
+        };
+        Some((head, body))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The part after the verdict: a request sent, once more when a secret was rejected, and its answer made one for the guest.
 
 use agent_vm_policy::DenyReason;
-use http::header;
+use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -16,6 +16,14 @@ use crate::refusal::{Refusal, refuse};
 use crate::scrub::{Scrub, covers, is_compressed};
 use crate::upstream::{Lease, NotSent, UpstreamError, Wanted};
 use crate::usage::Counted;
+
+/// A request that was answered.
+struct Sent {
+    lease: Lease,
+    response: Response<Incoming>,
+    /// The body, when the upstream answered before the guest was asked for it.
+    unasked: Option<Incoming>,
+}
 
 /// Why a request has no answer.
 enum Unsent {
@@ -49,15 +57,18 @@ impl Exchange {
         } = outgoing;
         let websocket = head.version == Version::HTTP_11 && asks_for_websocket(&head);
         let mut sent = self.send(head, body, websocket).await;
-        if let (Ok((_, response)), Some(spare)) = (&sent, spare)
-            && response.status() == StatusCode::UNAUTHORIZED
-            && let Some((head, body)) = spare.again(&self.shared, record.traffic()).await
+        if let (Ok(first), Some(spare)) = (&mut sent, spare)
+            && first.response.status() == StatusCode::UNAUTHORIZED
         {
-            drop(sent);
-            sent = self.send(head, body, websocket).await;
+            let traffic = record.traffic();
+            let again = spare.again(&self.shared, traffic, &mut first.unasked);
+            if let Some((head, body)) = again.await {
+                drop(sent);
+                sent = self.send(head, body, websocket).await;
+            }
         }
-        let (lease, response) = match sent {
-            Ok(sent) => sent,
+        let (lease, response, closes) = match sent {
+            Ok(sent) => (sent.lease, sent.response, sent.unasked.is_some()),
             Err(Unsent::Interrupted) => {
                 record.failed(DenyReason::UpstreamFailed);
                 return Err(Interrupted);
@@ -74,7 +85,12 @@ impl Exchange {
             return Ok(upgraded.await);
         }
         let passed = self.pass_on(response, (record, lease), (listed, counted));
-        Ok(passed.await)
+        let mut reply = passed.await;
+        if closes {
+            let close = HeaderValue::from_static("close");
+            reply.headers_mut().insert(header::CONNECTION, close);
+        }
+        Ok(reply)
     }
 
     /// Makes the upstream's answer one for the guest, without the tokens that may be in it.
@@ -119,7 +135,7 @@ impl Exchange {
         mut head: Parts,
         body: RequestBody,
         websocket: bool,
-    ) -> Result<(Lease, Response<Incoming>), Unsent> {
+    ) -> Result<Sent, Unsent> {
         let wanted = if websocket {
             Wanted::Http1
         } else {
@@ -139,8 +155,24 @@ impl Exchange {
         if addressed.is_err() {
             return Err(Refusal::from(DenyReason::RequestInvalid).into());
         }
-        match send(&mut lease, Request::from_parts(head, body)).await {
-            Ok(response) => Ok((lease, response)),
+        let held = body.holder();
+        let mut request = Request::from_parts(head, body);
+        if let Some(held) = &held {
+            held.listen(&mut request, lease.is_http2());
+        }
+        match send(&mut lease, request).await {
+            Ok(response) => {
+                let unasked = held.and_then(|held| held.take());
+                if unasked.is_some() {
+                    // The connection still waits for the body.
+                    lease.discard();
+                }
+                Ok(Sent {
+                    lease,
+                    response,
+                    unasked,
+                })
+            }
             Err(error) if lease.reused && error.is_closed() => Err(Unsent::Interrupted),
             Err(error) => Err(Refusal::from(&error).into()),
         }

@@ -50,6 +50,11 @@ impl Lease {
         })
     }
 
+    /// Lets nobody use the connection after this request.
+    pub(crate) fn discard(&mut self) {
+        self.sender = None;
+    }
+
     /// Turns to a connection that was not used before. Answers whether it speaks the same protocol.
     pub(crate) async fn renew(&mut self) -> Result<bool, UpstreamError> {
         let was_http2 = self.is_http2();

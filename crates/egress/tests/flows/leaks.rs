@@ -210,3 +210,41 @@ fn http2_without_tls_reaches_no_bound_host() {
         );
     });
 }
+
+#[test]
+fn bodies_pass_as_they_are_whatever_they_hold_in_both_versions() {
+    with_rig(Behaviour::default(), async |rig| {
+        let token = rig.oauth.as_str();
+        let utf16: Vec<u8> = token.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let zip: Vec<u8> = [&[0x1f, 0x8b, 8, 0][..], token.as_bytes(), &[0, 255]].concat();
+        let quoted = format!("{{\"prompt\":\"is {token} a leak? sk-ant-api03-strangers-key\"}}");
+        let bodies = [
+            ("identity", quoted.into_bytes()),
+            ("gzip", zip),
+            ("identity", utf16),
+            (
+                "identity",
+                STANDARD.encode(format!("x{token}")).into_bytes(),
+            ),
+            ("identity", (0..=255).collect()),
+        ];
+        let bearer = format!("Bearer {token}");
+        let mut http2 = rig.http2(API).await;
+        for (coding, body) in bodies {
+            let fields = [
+                ("authorization", bearer.as_str()),
+                ("content-encoding", coding),
+            ];
+            let full = || Full::new(Bytes::from(body.clone()));
+            let request = get("/", &fields).map(|_| full());
+            let response = rig.http1(API).await.send_request(request).await.unwrap();
+            assert_eq!(outcome(response).await.0, 200);
+            let request = get(&format!("https://{API}/"), &fields).map(|_| full());
+            let response = http2.send_request(request).await.unwrap();
+            assert_eq!(outcome(response).await.0, 200);
+            let seen = rig.upstream.seen.take();
+            assert!(seen.iter().all(|seen| seen.body == body), "{coding}");
+            assert_eq!(seen.len(), 2);
+        }
+    });
+}

@@ -11,9 +11,11 @@
 mod asks;
 mod binding;
 mod canary;
+mod cuts;
 mod datagrams;
 mod denials;
 mod echo;
+mod expectations;
 mod foreign;
 mod grants;
 mod http;

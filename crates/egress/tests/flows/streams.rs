@@ -16,17 +16,25 @@ use crate::upstream::{Behaviour, Local};
 #[test]
 fn events_arrive_one_by_one_as_they_are_sent() {
     with_rig(Behaviour::default(), async |rig| {
-        let mut client = rig.http1(API).await;
-        let response = client.send_request(get("/events", &[])).await.unwrap();
-        let mut body = response.into_body();
-        let mut texts = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let data = frame.unwrap().into_data().unwrap();
-            texts.push(String::from_utf8(data.to_vec()).unwrap());
-            // Only now the upstream sends the next.
-            rig.upstream.release.notify_one();
+        let target = format!("https://{API}/events");
+        for version in ["http/1.1", "h2"] {
+            let response = match version {
+                "h2" => rig.http2(API).await.send_request(get(&target, &[])).await,
+                _ => rig.http1(API).await.send_request(get("/events", &[])).await,
+            };
+            let mut body = response.unwrap().into_body();
+            let mut texts = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let data = frame.unwrap().into_data().unwrap();
+                if data.is_empty() {
+                    continue; // The end of the stream, in HTTP/2.
+                }
+                texts.push(String::from_utf8(data.to_vec()).unwrap());
+                // Only now the upstream sends the next.
+                rig.upstream.release.notify_one();
+            }
+            assert_eq!(texts, ["data: 0\n\n", "data: 1\n\n", "data: 2\n\n"]);
         }
-        assert_eq!(texts, ["data: 0\n\n", "data: 1\n\n", "data: 2\n\n"]);
     });
 }
 
@@ -59,31 +67,6 @@ fn a_chunked_body_passes_whatever_the_method() {
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert_eq!(rig.upstream.only_request().body, "query");
-    });
-}
-
-#[test]
-fn a_client_that_waits_for_100_is_told_to_go_on() {
-    with_rig(Behaviour::default(), async |rig| {
-        let mut stream = rig.tls(API, &["http/1.1"]).await;
-        let head = format!(
-            "POST / HTTP/1.1\r\nhost: {API}\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut interim = [0; 21];
-        stream.read_exact(&mut interim).await.unwrap();
-        assert_eq!(&interim, b"HTTP/1.1 100 Continue");
-        stream.write_all(b"body").await.unwrap();
-        let mut rest = vec![0; 1024];
-        while !rest.windows(5).any(|window| window == b"hello") {
-            let length = stream.read(&mut rest).await.unwrap();
-            assert!(length > 0, "the answer ends early");
-        }
-        let seen = rig.upstream.only_request();
-        assert_eq!(
-            (seen.body.as_ref(), seen.header("expect")),
-            (&b"body"[..], None)
-        );
     });
 }
 
@@ -288,5 +271,24 @@ fn a_body_is_only_read_as_fast_as_the_upstream_takes_it() {
         rig.upstream.release.notify_one();
         drop(frames);
         assert_eq!(response.await.unwrap().unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn trailers_pass_both_ways_over_http1() {
+    with_rig(Behaviour::default(), async |rig| {
+        let mut stream = rig.tls(API, &["http/1.1"]).await;
+        let request = format!(
+            "POST /trailers HTTP/1.1\r\nhost: {API}\r\nte: trailers\r\ntrailer: x-sent\r\n\
+             connection: close, te\r\ntransfer-encoding: chunked\r\n\r\n4\r\ngrpc\r\n0\r\nx-sent: 7\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.ends_with("0\r\nx-sum: 42\r\n\r\n"), "{answer}");
+        let seen = rig.upstream.only_request();
+        assert_eq!(seen.body, "grpc");
+        assert_eq!(seen.trailers.unwrap()["x-sent"], "7");
     });
 }

@@ -167,6 +167,25 @@ impl Upstream {
         }
     }
 
+    /// The answer to `/early/STATUS`, given without reading the body; a 401 only to an old token.
+    fn early(&self, head: &http::request::Parts) -> Option<Response<BoxBody<Bytes, Infallible>>> {
+        let status: u16 = head.uri.path().strip_prefix("/early/")?.parse().unwrap();
+        let token = head.headers.get("authorization");
+        let newer = token.is_some_and(|value| value.as_bytes().ends_with(NEWER_SECRET.as_bytes()));
+        if status == 401 && newer {
+            return None;
+        }
+        self.seen.borrow_mut().push(Seen {
+            version: head.version,
+            target: head.uri.path().to_owned(),
+            headers: head.headers.clone(),
+            body: Bytes::new(),
+            trailers: None,
+        });
+        let answer = Response::builder().status(status);
+        Some(answer.body(text("early")).unwrap())
+    }
+
     /// A body without end, of which it is counted what is taken.
     fn endless(&self) -> BoxBody<Bytes, Infallible> {
         let (sender, body) = channel();
@@ -222,6 +241,9 @@ impl Upstream {
             .starts_with("/socket")
             .then(|| hyper::upgrade::on(&mut request));
         let (head, body) = request.into_parts();
+        if let Some(early) = self.early(&head) {
+            return Ok(early);
+        }
         if path == "/slow" {
             let waiting = Waiting(Some(Rc::clone(&self.abandoned)));
             self.release.notified().await;
