@@ -75,7 +75,7 @@ fn dispatch(context: &Context, cli: Cli, ui: Ui) -> Result<u8, CommandError> {
             start(context, Target::Shell, agent, &launch, ui)
         }
         Command::Run(launch) => start(context, Target::Run, None, &launch, ui),
-        Command::Explain(args) => commands::explain::run(context, &args),
+        Command::Explain(args) => commands::explain::run(context, &args, ui),
         Command::Setup(args) => commands::setup::run(context, &args, ui),
         Command::Pull(args) => commands::pull::run(context, &args, ui),
         Command::Egress(args) => commands::egress::run(context, &args.command, ui),

@@ -17,7 +17,7 @@ use agent_vm_vmm as vmm;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::mpsc::Receiver;
 
-use crate::host_logins::{HostSecrets, Surroundings};
+use crate::host_logins::{HostSecrets, Surroundings, renewed_at};
 use crate::plan::Plan;
 use crate::publish::BindError;
 use crate::request::{LaunchRequest, Mount, ShareAccess};
@@ -246,12 +246,15 @@ fn roots(request: &LaunchRequest) -> UpstreamRoots {
     }
 }
 
-/// The policy of a launch; the hosts of its credentials are intercepted. The egress enforces it, and `egress check` asks
-/// it.
+/// The policy of a launch; the hosts of its credentials are intercepted, and those where logins are renewed. The egress
+/// enforces it, and `egress check` asks it.
 #[must_use]
 pub fn enforced_policy(request: &LaunchRequest) -> Policy {
     let credentials = request.credentials.credentials.iter();
-    let hosts = credentials.flat_map(|credential| credential.hosts.iter().cloned());
+    let hosts = credentials.flat_map(|credential| {
+        let hosts = credential.hosts.iter().cloned();
+        hosts.chain(renewed_at(credential))
+    });
     hosts.fold(request.network.policy(), Policy::intercept)
 }
 

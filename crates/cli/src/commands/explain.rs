@@ -11,12 +11,13 @@ use agent_vm_policy::{HOST_SERVICE_NAME, HostPattern, Preset};
 
 use crate::args::{ByteSize, ExplainArgs, Target};
 use crate::command_error::{CommandError, UsageError};
+use crate::commands::run_agent::tell_notices;
 use crate::host_facts::HostFacts;
 use crate::launch_request::{ConfiguredSecrets, Context, Typed, build};
 use crate::preflight::kernel_for_plan;
 use crate::publish_settings::described;
 use crate::settings::Settings;
-use crate::ui::{self, harmless};
+use crate::ui::{self, Ui, harmless};
 
 /// Hosts of the built-in list that are shown in one line.
 const BUILTIN_IN_A_LINE: usize = 4;
@@ -34,7 +35,7 @@ pub(crate) enum Format {
 ///
 /// # Errors
 /// Whatever would stop a launch and needs no machine to be found.
-pub(crate) fn run(context: &Context, args: &ExplainArgs) -> Result<u8, CommandError> {
+pub(crate) fn run(context: &Context, args: &ExplainArgs, ui: Ui) -> Result<u8, CommandError> {
     let target = args.target.unwrap_or(Target::Shell);
     let placeholder = ["CMD".into()];
     let arguments = match (target, args.launch.arguments.as_slice()) {
@@ -56,10 +57,11 @@ pub(crate) fn run(context: &Context, args: &ExplainArgs) -> Result<u8, CommandEr
         } else {
             Format::Text
         },
+        ui,
     )
 }
 
-/// Prints the plan of what was typed.
+/// Prints the plan of what was typed, and beside it what the launch would tell of its credentials.
 ///
 /// # Errors
 /// As [`run`].
@@ -67,11 +69,13 @@ pub(crate) fn explain(
     context: &Context,
     typed: &Typed<'_>,
     format: Format,
+    ui: Ui,
 ) -> Result<u8, CommandError> {
     let settings = Settings::resolve(typed.options, &context.env, &HostFacts::read())?;
     let kernel = kernel_for_plan(context);
     let request = build(context, typed, settings, kernel)?;
     let plan = Plan::new(&request, digest(&request)?);
+    tell_notices(&request, typed, ui);
     let text = match format {
         Format::Text => render(&plan),
         Format::Json => {

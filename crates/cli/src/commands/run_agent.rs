@@ -32,16 +32,14 @@ const MAX_HELD_CONSOLE: usize = 256 * 1024;
 /// Whatever kept the program from running to its end.
 pub(crate) fn run(context: &Context, typed: &Typed<'_>, ui: Ui) -> Result<u8, CommandError> {
     if typed.options.dry_run {
-        return explain(context, typed, Format::Text);
+        return explain(context, typed, Format::Text, ui);
     }
     let host = HostFacts::read();
     let settings = Settings::resolve(typed.options, &context.env, &host)?;
     let preflight = Preflight::start(context, &settings, &host)?;
     let request = build(context, typed, settings, preflight.kernel().to_owned())?;
     preflight.finish()?;
-    if !matches!(typed.target, Target::Run) || typed.options.github {
-        tell(&request.credentials.notices, ui);
-    }
+    tell_notices(&request, typed, ui);
     let question = update_question(context, typed, &request, ui);
     shown_asking(request, (ui, question), launch)
 }
@@ -104,6 +102,13 @@ fn shown_asking<T>(
     let result = run(request, &shown);
     shown.finish(profile);
     Ok(result?)
+}
+
+/// What a person should know about the credentials of a launch that uses logins.
+pub(crate) fn tell_notices(request: &LaunchRequest, typed: &Typed<'_>, ui: Ui) {
+    if !matches!(typed.target, Target::Run) || typed.options.github {
+        tell(&request.credentials.notices, ui);
+    }
 }
 
 /// What a person should know about the credentials.

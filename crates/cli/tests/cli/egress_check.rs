@@ -78,6 +78,37 @@ fn the_verdict_is_told_with_its_rule_and_as_exit_code() {
 }
 
 #[test]
+fn where_logins_are_renewed_the_launcher_answers_and_the_host_is_intercepted() {
+    let environment = Environment::new();
+    let endpoint = "https://platform.claude.com/v1/oauth/token";
+    let check = |arguments: &[&str]| {
+        let arguments = [&["egress", "check", "--json"][..], arguments].concat();
+        let finished = environment.run(&arguments);
+        let said: Value = serde_json::from_str(&finished.stdout).unwrap();
+        let word = |name: &str| said[name].as_bool().unwrap();
+        (finished.code, word("intercepted"), word("renews"))
+    };
+    assert_eq!(check(&["POST", endpoint]), (Some(0), false, false));
+    environment.write(
+        "home/.claude/.credentials.json",
+        r#"{"claudeAiOauth":{"accessToken":"sk-ant-oat01-x","refreshToken":"sk-ant-ort01-x","expiresAt":9999999999999}}"#,
+    );
+    assert_eq!(check(&["POST", endpoint]), (Some(0), true, true));
+    assert_eq!(check(&["GET", endpoint]), (Some(0), true, false));
+    let revoke = "https://platform.claude.com/v1/oauth/revoke";
+    assert_eq!(check(&["POST", revoke]), (Some(0), true, false));
+    assert_eq!(
+        check(&["platform.claude.com", "--policy", "allowlist"]),
+        (Some(0), true, false)
+    );
+    let text = environment
+        .run(&["egress", "check", "POST", endpoint])
+        .told();
+    let note = "note    the launcher renews a login here; every other grant is refused\n";
+    assert!(text.ends_with(note), "{text}");
+}
+
+#[test]
 fn what_the_last_session_needed_is_a_list_for_the_configuration() {
     let environment = Environment::new();
     let project = agent_vm_state::Project::exactly(environment.path("project").as_ref()).unwrap();
@@ -100,7 +131,7 @@ fn what_the_last_session_needed_is_a_list_for_the_configuration() {
         .told();
     assert!(old.starts_with("old.example.org "), "{old}");
     environment.write("home/.config/agent-vm/config.toml", &toml);
-    let shown = environment.run(&["explain"]).told();
+    let shown = environment.run(&["explain", "run"]).told();
     assert!(shown.contains("listed new.example.org"), "{shown}");
 }
 

@@ -51,6 +51,32 @@ variables   TOK
 }
 
 #[test]
+fn what_a_launch_would_tell_of_its_logins_is_told_beside_the_plan() {
+    let environment = Environment::new();
+    let expired = r#"{"claudeAiOauth":{"accessToken":"sk-ant-oat01-x","expiresAt":1}}"#;
+    for (login, warning) in [
+        ("", "no login of Claude was found on this host"),
+        (expired, "has expired"),
+    ] {
+        if !login.is_empty() {
+            environment.write("home/.claude/.credentials.json", login);
+        }
+        for arguments in [
+            &["explain", "claude"][..],
+            &["explain", "claude", "--json"],
+            &["claude", "--dry-run"],
+        ] {
+            let finished = environment.run(arguments);
+            assert_eq!(finished.code, Some(0), "{finished:?}");
+            assert!(finished.stderr.contains(warning), "{finished:?}");
+            assert!(!finished.stdout.contains(warning), "{finished:?}");
+        }
+    }
+    // A program of the user's own needs no login.
+    environment.run(&["explain", "run", "--", "claude"]).told();
+}
+
+#[test]
 fn dry_run_prints_the_same_plan() {
     let environment = Environment::new();
     let explained = environment
@@ -65,11 +91,11 @@ fn dry_run_prints_the_same_plan() {
 #[test]
 fn json_plan_has_the_settings_and_their_origins() {
     let environment = Environment::new();
-    let text = environment
-        .run(&[
-            "explain", "claude", "--json", "--memory", "1GiB", "-p", "say hi",
-        ])
-        .told();
+    let finished = environment.run(&[
+        "explain", "claude", "--json", "--memory", "1GiB", "-p", "say hi",
+    ]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let text = finished.stdout;
     let plan: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         plan["program"]["argv"],
@@ -99,7 +125,7 @@ fn project_is_the_git_toplevel_and_the_agent_starts_where_we_are() {
     let environment = Environment::new();
     environment.write("project/.git/HEAD", "ref: refs/heads/main\n");
     let text = environment
-        .run_in("project/sub", &["explain", "--json"])
+        .run_in("project/sub", &["explain", "run", "--json"])
         .told();
     let plan: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(plan["program"]["working_directory"], "ROOT/project/sub");
@@ -109,7 +135,8 @@ fn project_is_the_git_toplevel_and_the_agent_starts_where_we_are() {
 #[test]
 fn explaining_makes_nothing() {
     let environment = Environment::new();
-    environment.run(&["explain", "claude"]).told();
+    let finished = environment.run(&["explain", "claude"]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
     assert_eq!(
         fs_err::read_dir(environment.path("home")).unwrap().count(),
         0

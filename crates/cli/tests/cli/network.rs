@@ -65,12 +65,14 @@ fn a_policy_of_the_users_file_says_where_it_came_from() {
         "home/.config/agent-vm/config.toml",
         "[network]\npolicy = \"offline\"\n",
     );
-    let text = environment.run(&["explain"]).told();
+    let text = environment.run(&["explain", "run"]).told();
     assert!(
         text.contains("network     offline: no address, no name  (config.toml)\n"),
         "{text}"
     );
-    let text = environment.run(&["explain", "--policy", "public"]).told();
+    let text = environment
+        .run(&["explain", "run", "--policy", "public"])
+        .told();
     assert!(text.contains("no private network  (--policy)\n"), "{text}");
 }
 
@@ -101,7 +103,7 @@ fn the_built_in_list_and_the_rules_are_shown_as_they_are_in_force() {
     assert!(!text.contains("api.anthropic.com"), "{text}");
     let claude = environment
         .run(&["explain", "claude", "--policy", "allowlist"])
-        .told();
+        .stdout;
     assert!(claude.contains("built-in api.anthropic.com "), "{claude}");
     let public = environment.run(&["explain", "run"]).told();
     assert!(!public.contains("built-in"), "{public}");
@@ -188,7 +190,7 @@ fn proxies_are_shown_without_their_logins() {
     environment.set("HTTPS_PROXY", "http://other.example.org:1");
     environment.set("ALL_PROXY", "socks5h://the-user@127.0.0.1");
     environment.set("NO_PROXY", "localhost,.example.org");
-    let text = environment.run(&["explain"]).told();
+    let text = environment.run(&["explain", "run"]).told();
     assert!(
         text.contains(
             "proxy       http://proxy.example.org:3128 for all else\n            \
@@ -197,7 +199,7 @@ fn proxies_are_shown_without_their_logins() {
         ),
         "{text}"
     );
-    let json = environment.run(&["explain", "--json"]).told();
+    let json = environment.run(&["explain", "run", "--json"]).told();
     let plan: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(
         plan["network"]["proxies"]["https"],
@@ -205,7 +207,12 @@ fn proxies_are_shown_without_their_logins() {
     );
     assert!(!(text + &json).contains("the-"), "a login is shown");
     environment.set("NO_PROXY", "*");
-    assert!(!environment.run(&["explain"]).told().contains("proxy"));
+    assert!(
+        !environment
+            .run(&["explain", "run"])
+            .told()
+            .contains("proxy")
+    );
 }
 
 #[test]

@@ -46,6 +46,8 @@ struct Said {
     rule: Option<Rule>,
     /// Whether requests are judged one by one.
     intercepted: bool,
+    /// Whether the launcher answers itself, and only a login's own renewal.
+    renews: bool,
 }
 
 /// `agent-vm egress check`; 0 when it is allowed, 1 when it is not.
@@ -160,6 +162,7 @@ fn say(request: &LaunchRequest, asked: &Asked) -> Said {
         reason: None,
         rule: policy.rule(&facts),
         intercepted: connected == ConnectVerdict::Intercept,
+        renews: renews(request, asked),
     };
     if let Some((method, _, target)) = &asked.request {
         let path = target.split('?').next().unwrap_or_default();
@@ -179,6 +182,22 @@ fn say(request: &LaunchRequest, asked: &Asked) -> Said {
         Some(_) => "deny",
     };
     said
+}
+
+/// Whether this is a request to renew a login, if its body is one.
+fn renews(request: &LaunchRequest, asked: &Asked) -> bool {
+    let Some((method, Transport::Tls, target)) = &asked.request else {
+        return false;
+    };
+    let path = target.split('?').next().unwrap_or_default();
+    let mut logins = request.credentials.credentials.iter();
+    method == "POST"
+        && logins.any(|login| {
+            let endpoint = login.refresh.as_ref().map(|facts| facts.endpoint);
+            endpoint.is_some_and(|known| {
+                known.host.eq_ignore_ascii_case(&asked.host) && known.path == path
+            })
+        })
 }
 
 fn by_request(
@@ -228,6 +247,12 @@ fn render(said: &Said) -> String {
     }
     if said.intercepted {
         line("note", "TLS is intercepted: each request is judged");
+    }
+    if said.renews {
+        line(
+            "note",
+            "the launcher renews a login here; every other grant is refused",
+        );
     }
     text
 }
