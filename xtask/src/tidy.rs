@@ -61,6 +61,10 @@ pub(crate) fn run() -> Result<()> {
         ),
         ("ARCHITECTURE.md is short", documents::architecture()?),
         (
+            "tests that docs/adversarial-suite.md names are there",
+            documents::adversarial_suite(&files)?,
+        ),
+        (
             "packages in Cargo.lock are within the budget",
             documents::package_budget()?,
         ),

@@ -1,8 +1,11 @@
 //! Rules on documents and on the lock file.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result};
 
 use super::Findings;
+use super::sources::File;
 use crate::{shell, workspace};
 
 /// The most lines of ARCHITECTURE.md.
@@ -40,6 +43,36 @@ pub(crate) fn architecture() -> Result<Findings> {
         findings.add(long.then(|| format!("{lines} lines, at most {MAX_ARCHITECTURE_LINES}")));
     }
     Ok(findings)
+}
+
+/// Every test that docs/adversarial-suite.md names is a function of some source file.
+///
+/// # Errors
+/// When the document names none.
+pub(crate) fn adversarial_suite(files: &[File]) -> Result<Findings> {
+    let mut findings = Findings::default();
+    let suite = files
+        .iter()
+        .find(|file| file.is("docs/adversarial-suite.md"))
+        .context("docs/adversarial-suite.md is not there")?;
+    let functions: BTreeSet<&str> = files
+        .iter()
+        .filter(|file| file.is_rust())
+        .flat_map(|file| file.text.split("fn ").skip(1))
+        .filter_map(|text| text.split(|c: char| !is_of_name(c)).next())
+        .collect();
+    for name in suite.text.split('`').skip(1).step_by(2) {
+        // Names of tests are sentences; other words in code's letters are shorter.
+        if name.chars().all(is_of_name) && name.matches('_').count() >= 2 {
+            let missing = !functions.contains(name);
+            findings.add(missing.then(|| format!("no test is called {name}")));
+        }
+    }
+    Ok(findings)
+}
+
+fn is_of_name(letter: char) -> bool {
+    letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_'
 }
 
 /// # Errors

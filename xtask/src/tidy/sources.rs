@@ -36,11 +36,11 @@ const ENVIRONMENT_CALLS: &[&str] = &[
 #[derive(Debug)]
 pub(crate) struct File {
     path: PathBuf,
-    text: String,
+    pub(super) text: String,
 }
 
 impl File {
-    fn is_rust(&self) -> bool {
+    pub(super) fn is_rust(&self) -> bool {
         self.path
             .extension()
             .is_some_and(|extension| extension == "rs")
@@ -65,7 +65,7 @@ impl File {
             .unwrap_or_default()
     }
 
-    fn is(&self, path: &str) -> bool {
+    pub(super) fn is(&self, path: &str) -> bool {
         self.path == Path::new(path)
     }
 
