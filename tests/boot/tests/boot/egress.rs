@@ -1,10 +1,11 @@
 //! D1, D2, D7, D9, D10 and C2 against guest root: what is not allowed is refused at once and written to the audit log.
 
 use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
-use agent_vm_boot_tests::{Finished, Machine};
+use agent_vm_boot_tests::{Finished, Machine, scaled};
 use agent_vm_test_support::canary::Canary;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 /// Runs a script and gives what it printed and the audit lines of the machine's sessions.
@@ -239,5 +240,95 @@ fn hosts_without_a_rule_keep_their_own_certificate() -> Result<()> {
             .any(|event| event["host"] == "plain.example.test" && event["verdict"] != "deny"),
         "{events:?}"
     );
+    Ok(())
+}
+
+/// The questions of the machine's session, once there is one about `host`.
+fn asked_about(machine: &Machine, host: &str) -> Result<Value> {
+    let started = Instant::now();
+    while started.elapsed() < scaled(Duration::from_secs(30)) {
+        let listed = machine.agent_vm(&["egress", "pending", "--json"]).run()?;
+        let listed = listed.expect_code(0)?;
+        let sessions: Vec<Value> = serde_json::from_str(&listed.stdout)?;
+        let mut questions = sessions
+            .iter()
+            .flat_map(|session| session["pending"].as_array().into_iter().flatten());
+        if let Some(question) = questions.find(|question| question["host"] == host) {
+            return Ok(question.clone());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    bail!("nothing waits for {host}")
+}
+
+#[test]
+fn asks_the_person_in_another_terminal_and_does_what_is_answered() -> Result<()> {
+    let (first, second) = ("first.example.test", "second.example.test");
+    let machine = Machine::new()?;
+    let upstream = machine.upstream(&[first, second])?;
+    let resolve = |name: &str| format!("{name}:443:{}", upstream.address());
+    let (to_first, to_second) = (resolve(first), resolve(second));
+    fs_err::copy(machine.upstream_ca(), machine.project().join("only.pem"))?;
+    let script = "c() { echo \"$(curl -sS --cacert only.pem -o /dev/null -w '%{http_code}' https://$1/)\"; }; \
+         c first.example.test; c second.example.test; c first.example.test; c second.example.test";
+    let options = [
+        "--policy",
+        "ask",
+        "--resolve",
+        &to_first,
+        "--resolve",
+        &to_second,
+    ];
+    let running = machine.script(&options, script).start()?;
+    let question = asked_about(&machine, first)?;
+    assert_eq!(question["port"], 443, "{question}");
+    assert_eq!(upstream.requests()?, Vec::<Value>::new(), "it did not wait");
+    let shown = machine.agent_vm(&["egress", "pending"]).run()?;
+    assert!(
+        shown.stdout.starts_with("first.example.test:443  waits "),
+        "{shown:?}"
+    );
+    let said = machine.agent_vm(&["egress", "allow", first]).run()?;
+    let said = said.expect_code(0)?;
+    let told = "allow first.example.test, one question is answered\n";
+    assert!(said.stderr.ends_with(told), "{said:?}");
+    asked_about(&machine, second)?;
+    let said = machine
+        .agent_vm(&["egress", "deny", second, "--always"])
+        .run()?
+        .expect_code(0)?;
+    assert!(
+        said.stderr
+            .contains("deny second.example.test, one question is answered\n")
+            && said.stderr.contains("added to config.toml"),
+        "{said:?}"
+    );
+    let finished = running.finish()?.expect_code(0)?;
+    assert_eq!(finished.stdout, "200\n000\n200\n000\n", "{finished:?}");
+    let hint = "the guest waits to reach first.example.test:443: `agent-vm egress allow";
+    assert!(finished.stderr.contains(hint), "{finished:?}");
+    let reached: Vec<Value> = upstream.requests()?;
+    let hosts: Vec<&Value> = reached.iter().map(|request| &request["sni"]).collect();
+    assert_eq!(hosts, [first, first], "{reached:?}");
+    let asks: Vec<_> = machine
+        .audit_log()?
+        .into_iter()
+        .filter(|event| event["kind"] == "ask")
+        .map(|event| format!("{} {}", event["verdict"], event["host"]).replace('"', ""))
+        .collect();
+    let expected = [
+        "ask first.example.test",
+        "allow first.example.test",
+        "ask second.example.test",
+        "deny second.example.test",
+    ];
+    assert_eq!(asks, expected);
+    let over = machine.agent_vm(&["egress", "pending", "--json"]).run()?;
+    assert_eq!(over.expect_code(0)?.stdout, "[]\n");
+    // What was to be kept is in force for the next launch.
+    machine
+        .agent_vm(&["egress", "check", second, "--policy", "public"])
+        .run()?
+        .expect_code(1)?;
     Ok(())
 }
