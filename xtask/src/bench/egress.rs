@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -66,8 +67,10 @@ pub(super) fn run(arguments: &EgressArguments) -> Result<Vec<Value>> {
         figures: Figures::new(),
     };
     for round in 0..=arguments.rounds {
+        let begun = Instant::now();
         bench.round(round)?;
-        eprintln!("bench egress: round {round} of {}", arguments.rounds);
+        let (rounds, took) = (arguments.rounds, begun.elapsed().as_secs());
+        eprintln!("bench egress: round {round} of {rounds}, {took} s");
     }
     let mut lines = report::lines(&bench.figures);
     if let Some(version) = bench.parts.mitmproxy_version() {
