@@ -115,7 +115,8 @@ fn peers() -> Result<()> {
     cargo(&[&["fmt", "--check"][..], &manifest].concat(), &[])?;
     let warnings = ["--target-dir", target, "--all-targets", "--", "-Dwarnings"];
     let clippy = ["clippy", "--quiet", "--locked"];
-    cargo(&[&clippy[..], &manifest, &warnings].concat(), &[])
+    let checked = cargo(&[&clippy[..], &manifest, &warnings].concat(), &[]);
+    checked.context("where only Cargo.lock of bench/egress is behind, `cargo metadata --manifest-path` with its manifest mends it")
 }
 
 /// Everything but the boot cases, which need a virtual machine.

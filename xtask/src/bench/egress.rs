@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &EgressArguments) -> Result<Vec<Value>> {
     Ok(lines)
 }
 
-/// The peers' workspace, built for release.
+/// The peers' workspace, built for release. Its Cargo.lock follows when a manifest of the product changed.
 fn program() -> Result<PathBuf> {
     let manifest = workspace::root().join(PEERS);
     let manifest = manifest
@@ -87,7 +87,7 @@ fn program() -> Result<PathBuf> {
         .context("the checkout's path is no text")?;
     let target = workspace::cache("bench-egress");
     let target = target.to_str().context("the checkout's path is no text")?;
-    let mut arguments = vec!["build", "--release", "--locked"];
+    let mut arguments = vec!["build", "--release"];
     arguments.extend(["--manifest-path", manifest, "--target-dir", target]);
     let built = build::cargo(&arguments)?;
     let found = built.into_iter().find(|built| built.name == "egress-bench");
