@@ -266,3 +266,28 @@ fn secret_of_the_configuration_is_not_given_to_what_makes_a_base() {
     );
     environment.run(&["base", "ls"]).told();
 }
+
+#[test]
+fn logins_of_kinds_that_are_not_supported_are_one_line_each() {
+    let mut environment = Environment::new();
+    environment.set("GH_TOKEN", "gho_real");
+    environment.set("GH_ENTERPRISE_TOKEN", "real");
+    environment.set("OPENCODE_API_KEY", "sk-real");
+    environment.write(
+        "home/.config/gh/hosts.yml",
+        "ghe.example.org:\n    oauth_token: gho_real\n",
+    );
+    let finished = environment.run(&["explain", "opencode", "--github"]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let lines: Vec<_> = finished.stderr.lines().collect();
+    for source in [
+        "$OPENCODE_API_KEY",
+        "$GH_ENTERPRISE_TOKEN",
+        "ghe.example.org of ROOT/home/.config/gh/hosts.yml",
+    ] {
+        let told = format!("{source} is not used: ");
+        let of_it = lines.iter().filter(|line| line.contains(&told));
+        assert_eq!(of_it.count(), 1, "{finished:?}");
+    }
+    assert!(!finished.stderr.contains("real"), "{finished:?}");
+}
