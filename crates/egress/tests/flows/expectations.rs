@@ -218,3 +218,43 @@ fn a_real_curl_sends_a_large_body_only_when_it_is_wanted() {
         assert!(started.elapsed() < Duration::from_secs(10));
     });
 }
+
+#[test]
+fn other_interim_answers_are_not_the_word() {
+    with_rig(Behaviour::default(), async |rig| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let rig = rig.with_target(listener.local_addr().unwrap());
+        let upstream = spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut head).await.unwrap();
+            }
+            for interim in ["102 Processing", "103 Early Hints"] {
+                let interim = format!("HTTP/1.1 {interim}\r\nlink: </x>\r\n\r\n");
+                stream.write_all(interim.as_bytes()).await.unwrap();
+            }
+            let body = timeout(SOON, stream.read_u8()).await;
+            assert!(body.is_err(), "the guest was told to send");
+            stream.write_all(INTERIM).await.unwrap();
+            let mut body = [0; 4];
+            stream.read_exact(&mut body).await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+            stream.write_all(answer).await.unwrap();
+            body
+        });
+        let (mut guest, _flow) = rig.open(API, 80).await;
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: {API}\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n"
+        );
+        guest.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; INTERIM.len()];
+        guest.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, INTERIM);
+        guest.write_all(b"body").await.unwrap();
+        while !answer.ends_with(b"hello") {
+            assert!(guest.read_buf(&mut answer).await.unwrap() > 0);
+        }
+        assert_eq!(&upstream.await.unwrap(), b"body");
+    });
+}
