@@ -20,10 +20,13 @@ for round in $(seq 0 "$ROUNDS"); do
         kill -0 $passt || { cat "$HOME/passt.log" >&2; exit 1; }
         sleep 0.01
     done
-    /files/bench/bare_net "$kernel" /files/bench/bare_load "$MEMORY" "$HOME/share" "$HOME/passt.$round" >"/out/bare.$round"
+    /files/bench/bare_net "$kernel" /files/bench/bare_load "$MEMORY" "$HOME/share" "$HOME/passt.$round" |
+        tee "/out/bare.$round" >&2
     wait $passt || true
     agent-vm run --image "$image" --memory "${MEMORY}MiB" --cpus 1 --mount "$HOME/share:/load:ro" \
         --allow-egress "$ADDRESS" -- \
-        sh -c 'while read -r load; do /load/net_load $load || exit 1; done </load/loads' >"/out/ours.$round"
-    echo "bench lab-net: round $round of $ROUNDS" >&2
+        sh -c 'while read -r load; do /load/net_load $load || exit 1; done </load/loads' |
+        tee "/out/ours.$round" >&2
+    read -r up _ </proc/uptime
+    echo "bench lab-net: round $round of $ROUNDS, $up s" >&2
 done
