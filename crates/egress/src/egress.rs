@@ -115,21 +115,19 @@ impl Egress {
     /// # Errors
     /// When the authority cannot be made or an extra upstream authority cannot be read.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
-        let of_rules: Vec<_> = config.policy.intercepted().cloned().collect();
-        let hosts: Vec<_> = config
+        let hosts = config
             .credentials
             .iter()
             .flat_map(|c| c.hosts.clone())
-            .chain(config.token_endpoints.hosts())
-            .collect();
+            .chain(config.token_endpoints.hosts());
+        let policy = hosts.fold(config.policy, Policy::intercept);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = LazyRoots::new(Arc::clone(&provider), &config.roots)
             .map_err(|source| EgressError::Roots { source })?;
-        let vouched = [hosts.as_slice(), &of_rules].concat();
+        let vouched: Vec<_> = policy.intercepted().cloned().collect();
         let ca = SessionCa::new(&config.session, &vouched)
             .map_err(|source| EgressError::Ca { source })?;
         let canary = Canary::new().map_err(|source| EgressError::Random { source })?;
-        let policy = hosts.into_iter().fold(config.policy, Policy::intercept);
         let policy = policy.deny(FlowPattern::Host(HostPattern::Exact(canary.name().clone())));
         let shared = Shared {
             session: config.session,

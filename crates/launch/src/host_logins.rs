@@ -166,10 +166,13 @@ impl HostSecrets {
     }
 }
 
-/// Where a credential is renewed.
-pub(crate) fn renewed_at(credential: &Credential) -> Option<HostPattern> {
-    let host = credential.refresh.as_ref()?.endpoint.host;
-    HostName::parse(host).ok().map(HostPattern::Exact)
+/// The hosts that are intercepted for a credential: those it goes to, and where it is renewed.
+pub(crate) fn intercepted_for(credential: &Credential) -> impl Iterator<Item = HostPattern> + '_ {
+    let renewed_at = credential.refresh.as_ref().and_then(|facts| {
+        let host = HostName::parse(facts.endpoint.host).ok()?;
+        Some(HostPattern::Exact(host))
+    });
+    credential.hosts.iter().cloned().chain(renewed_at)
 }
 
 /// The name of the credential that is a login's refresh token.

@@ -10,7 +10,7 @@ use agent_vm_policy::{EgressRule, HostPattern, HostRule, Preset, Scope};
 use serde::Serialize;
 
 use crate::base::Bases;
-use crate::host_logins::renewed_at;
+use crate::host_logins::intercepted_for;
 use crate::integrity::{GitAccess, protected_paths};
 use crate::keys::KeyAgents;
 use crate::publish::PublishSettings;
@@ -267,16 +267,7 @@ fn planned(credential: &Credential) -> PlannedCredential {
 }
 
 fn intercepted(credentials: &[Credential], rules: &[HostRule]) -> Vec<HostPattern> {
-    let mut hosts: Vec<HostPattern> = credentials
-        .iter()
-        .flat_map(|credential| {
-            credential
-                .hosts
-                .iter()
-                .cloned()
-                .chain(renewed_at(credential))
-        })
-        .collect();
+    let mut hosts: Vec<HostPattern> = credentials.iter().flat_map(intercepted_for).collect();
     let judged = rules.iter().filter(|rule| rule.is_about_requests());
     hosts.extend(judged.map(|rule| rule.host.clone()));
     hosts.sort();

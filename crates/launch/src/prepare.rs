@@ -17,7 +17,7 @@ use agent_vm_vmm as vmm;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::mpsc::Receiver;
 
-use crate::host_logins::{HostSecrets, Surroundings, renewed_at};
+use crate::host_logins::{HostSecrets, Surroundings, intercepted_for};
 use crate::plan::Plan;
 use crate::publish::BindError;
 use crate::request::{LaunchRequest, Mount, ShareAccess};
@@ -251,10 +251,7 @@ fn roots(request: &LaunchRequest) -> UpstreamRoots {
 #[must_use]
 pub fn enforced_policy(request: &LaunchRequest) -> Policy {
     let credentials = request.credentials.credentials.iter();
-    let hosts = credentials.flat_map(|credential| {
-        let hosts = credential.hosts.iter().cloned();
-        hosts.chain(renewed_at(credential))
-    });
+    let hosts = credentials.flat_map(intercepted_for);
     hosts.fold(request.network.policy(), Policy::intercept)
 }
 
