@@ -19,6 +19,7 @@ use tokio::task::spawn_local;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::payload::{now_ns, take_events};
 use crate::{HOST, tls};
 
 mod http1;
@@ -54,6 +55,21 @@ struct Seen {
     first: Vec<u64>,
     /// How old each was.
     ages: Vec<u64>,
+}
+
+impl Seen {
+    /// Takes whole events out of what was received of the answer to a request of `begun`; gives how many. `first` says
+    /// that none came before.
+    fn take_events(&mut self, received: &mut Vec<u8>, begun: Instant, first: bool) -> usize {
+        let told = take_events(received);
+        if first && !told.is_empty() {
+            self.first.push(begun.elapsed().as_nanos() as u64);
+        }
+        let now = now_ns();
+        let ages = told.iter().map(|told| now.saturating_sub(*told));
+        self.ages.extend(ages);
+        told.len()
+    }
 }
 
 impl Target {

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::Seen;
-use crate::payload::{EVENTS, PART, find, now_ns, take_events};
+use crate::payload::{EVENTS, PART, find};
 
 /// Bytes read at once.
 const READ: usize = 128 * 1024;
@@ -50,14 +50,7 @@ impl Client {
         self.filled = 0;
         let mut count = 0;
         while count < EVENTS || find(&received, b"0\r\n\r\n").is_none() {
-            let told = take_events(&mut received);
-            if count == 0 && !told.is_empty() {
-                seen.first.push(begun.elapsed().as_nanos() as u64);
-            }
-            count += told.len();
-            let now = now_ns();
-            seen.ages
-                .extend(told.iter().map(|told| now.saturating_sub(*told)));
+            count += seen.take_events(&mut received, begun, count == 0);
             if count < EVENTS || find(&received, b"0\r\n\r\n").is_none() {
                 let len = self.stream.read(&mut self.buffer).await?;
                 ensure!(len > 0, "the events ended early");

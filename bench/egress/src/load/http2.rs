@@ -14,7 +14,7 @@ use tokio::task::spawn_local;
 use tokio_rustls::client::TlsStream;
 
 use super::Seen;
-use crate::payload::{EVENTS, Payload, now_ns, take_events};
+use crate::payload::{EVENTS, Payload};
 
 /// Window of a stream and of a connection.
 const WINDOWS: [u32; 2] = [4 * 1024 * 1024, 16 * 1024 * 1024];
@@ -57,14 +57,7 @@ impl Client {
             if let Ok(data) = frame?.into_data() {
                 received.extend_from_slice(&data);
             }
-            let told = take_events(&mut received);
-            if count == 0 && !told.is_empty() {
-                seen.first.push(begun.elapsed().as_nanos() as u64);
-            }
-            count += told.len();
-            let now = now_ns();
-            seen.ages
-                .extend(told.iter().map(|told| now.saturating_sub(*told)));
+            count += seen.take_events(&mut received, begun, count == 0);
         }
         ensure!(count == EVENTS, "the events ended early");
         Ok(())
