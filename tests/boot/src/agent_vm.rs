@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::machine::{Machine, is_root};
+use crate::standstill;
 
 /// How long one launch may take, before the scale of the machine.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -183,11 +184,12 @@ impl Running {
                 break status;
             }
             if started.elapsed() > timeout() {
+                let doing = standstill::describe(self.child.id());
                 self.child.kill()?;
                 self.child.wait()?;
                 let said = stderr.map(join).unwrap_or_default();
                 bail!(
-                    "agent-vm {:?} did not end in {:?}; it said:\n{said}",
+                    "agent-vm {:?} did not end in {:?}; it said:\n{said}\nand was doing:\n{doing}",
                     self.arguments,
                     timeout()
                 );

@@ -13,6 +13,7 @@
 mod agent_vm;
 mod machine;
 mod pty;
+mod standstill;
 
 pub use agent_vm::{AgentVm, Finished, Running, scaled};
 pub use machine::{Machine, vmm_of};

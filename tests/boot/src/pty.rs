@@ -10,6 +10,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::agent_vm::{AgentVm, exit_code, timeout};
+use crate::standstill;
 
 /// A program on a terminal of its own.
 #[derive(Debug)]
@@ -144,10 +145,11 @@ impl Pty {
                 return Ok((exit_code(status), self.seen.clone()));
             }
             if started.elapsed() > timeout() {
+                let doing = standstill::describe(self.child.id());
                 self.child.kill()?;
                 self.child.wait()?;
                 bail!(
-                    "the program did not end in {:?}; seen:\n{}",
+                    "the program did not end in {:?}; seen:\n{}\nand it was doing:\n{doing}",
                     timeout(),
                     self.seen
                 );
