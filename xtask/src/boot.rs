@@ -16,7 +16,10 @@ use crate::tee::Tee;
 use crate::totals::Totals;
 use crate::{build, kvm, setup, shell, vendor};
 
+mod lab_cases;
 mod lab_run;
+mod libtest;
+mod progress;
 
 const PACKAGE: &str = "agent-vm-boot-tests";
 
@@ -55,7 +58,7 @@ pub(crate) fn cases(arguments: &BootArguments) -> Result<Totals> {
     } else {
         kvm::probe(&agent_vm)?
     };
-    let (totals, succeeded) = match verdict {
+    let ran = match verdict {
         Ok(word) => {
             println!("boot: guests run here ({word}), so the cases do");
             natively(&stage, &agent_vm, &kernel, arguments)?
@@ -69,8 +72,10 @@ pub(crate) fn cases(arguments: &BootArguments) -> Result<Totals> {
             lab_run::run(&stage, &programs, arguments)?
         }
     };
-    if !succeeded || totals.failed > 0 {
-        return Err(TestsFailed(totals).into());
+    let Ran { totals, failed } = ran;
+    if !failed.is_empty() || totals.failed > 0 {
+        let names = failed;
+        return Err(TestsFailed { totals, names }.into());
     }
     if totals.passed == 0 {
         bail!("boot: no case ran");
@@ -79,6 +84,20 @@ pub(crate) fn cases(arguments: &BootArguments) -> Result<Totals> {
         bail!("boot: {} cases were skipped", totals.skipped);
     }
     Ok(totals)
+}
+
+/// What became of the cases: how many of each kind, and the names of those that failed.
+#[derive(Debug, Default)]
+struct Ran {
+    totals: Totals,
+    failed: Vec<String>,
+}
+
+impl Ran {
+    fn fail(&mut self, name: &str) {
+        self.totals.failed += 1;
+        self.failed.push(name.to_owned());
+    }
 }
 
 /// What the cases need, in one directory.
@@ -156,7 +175,7 @@ fn natively(
     agent_vm: &Path,
     kernel: &Path,
     arguments: &BootArguments,
-) -> Result<(Totals, bool)> {
+) -> Result<Ran> {
     let mut said = Tee::new(std::io::stdout());
     let mut succeeded = true;
     for entry in fs_err::read_dir(stage.directory.join("cases"))? {
@@ -176,5 +195,11 @@ fn natively(
         std::io::copy(&mut stdout, &mut said)?;
         succeeded &= child.wait()?.success();
     }
-    Ok((Totals::from_libtest(&said.text()), succeeded))
+    let text = said.text();
+    let failed: Vec<_> = libtest::failed(&text).map(str::to_owned).collect();
+    if !succeeded && failed.is_empty() {
+        bail!("boot: the cases' program ended before its cases did");
+    }
+    let totals = Totals::from_libtest(&text);
+    Ok(Ran { totals, failed })
 }

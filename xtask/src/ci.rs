@@ -1,5 +1,5 @@
-//! `ci`: everything a change must pass, in phases. All phases run, so one report tells all that is wrong; the last
-//! line counts the tests.
+//! `ci`: everything a change must pass, in phases. All phases run, so one report tells all that is wrong: it comes last,
+//! with the name of each test that failed, and its last line counts the tests.
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::boot::BootArguments;
 use crate::tee::Tee;
-use crate::totals::Totals;
+use crate::totals::{Totals, failed_by_nextest};
 use crate::{bench, boot, clients, setup, shell, tidy, workspace};
 
 /// One phase: its name and what it does; tests give their totals.
@@ -60,14 +60,24 @@ pub(crate) fn run() -> Result<ExitCode> {
             }
             Err(error) => {
                 succeeded = false;
-                let found = error.downcast_ref::<TestsFailed>().map(|failed| failed.0);
-                // A phase that failed without running tests counts as one, so that the last line never looks good.
-                totals += found.unwrap_or(Totals {
-                    failed: 1,
-                    ..Totals::default()
-                });
                 eprintln!("error: {error:#}");
                 report.push(line(name, took, "FAILED"));
+                match error.downcast::<TestsFailed>() {
+                    Ok(tests) => {
+                        totals += tests.totals;
+                        report.extend(
+                            tests
+                                .names
+                                .iter()
+                                .map(|test| format!("    test {test} ... FAILED")),
+                        );
+                    }
+                    Err(other) => {
+                        // It counts as a test, so that the last line never looks good.
+                        totals.failed += 1;
+                        report.push(format!("    {other:#}"));
+                    }
+                }
             }
         }
     }
@@ -80,15 +90,18 @@ pub(crate) fn run() -> Result<ExitCode> {
     })
 }
 
-/// A test run that failed, with its totals.
+/// A test run that failed: its totals, and which tests those were.
 #[derive(Debug)]
-pub(crate) struct TestsFailed(pub(crate) Totals);
+pub(crate) struct TestsFailed {
+    pub(crate) totals: Totals,
+    pub(crate) names: Vec<String>,
+}
 
 impl std::error::Error for TestsFailed {}
 
 impl std::fmt::Display for TestsFailed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "tests: {}", self.0)
+        write!(f, "tests: {}", self.totals)
     }
 }
 
@@ -141,12 +154,14 @@ fn test() -> Result<Totals> {
     let mut said = Tee::new(std::io::stderr());
     std::io::copy(&mut stderr, &mut said)?;
     let status = child.wait()?;
-    let totals = Totals::from_nextest(&said.text());
+    let text = said.text();
+    let totals = Totals::from_nextest(&text);
     if status.success() && totals.passed > 0 {
         return Ok(totals);
     }
     if totals == Totals::default() {
         bail!("cargo nextest ended with {status} and ran no test");
     }
-    Err(TestsFailed(totals).into())
+    let names = failed_by_nextest(&text);
+    Err(TestsFailed { totals, names }.into())
 }

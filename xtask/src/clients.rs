@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::ci::TestsFailed;
 use crate::totals::Totals;
 use crate::{build, setup};
 
@@ -65,7 +66,7 @@ pub(crate) fn run(arguments: &ClientsArguments) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let totals = if arguments.lab {
+    let (totals, _failed) = if arguments.lab {
         each(&cases, &lab::Lab::prepare()?, |lab, case| {
             lab.one(case, arguments.keep)
         })
@@ -90,30 +91,40 @@ pub(crate) fn run(arguments: &ClientsArguments) -> Result<ExitCode> {
 pub(crate) fn light() -> Result<Totals> {
     let cases: Vec<Case> = table::cases().into_iter().filter(Case::is_light).collect();
     let agent_vm = build::agent_vm()?;
-    let totals = each(&cases, &agent_vm, |agent_vm, case| {
+    let (totals, names) = each(&cases, &agent_vm, |agent_vm, case| {
         run::one(case, agent_vm, false)
     });
     if totals.failed > 0 {
-        return Err(crate::ci::TestsFailed(totals).into());
+        return Err(TestsFailed { totals, names }.into());
     }
     Ok(totals)
 }
 
-/// Runs the cases one after the other and says what became of each.
+/// Runs the cases one after the other and says what became of each; gives the names of those that failed, with the first
+/// line of why.
 fn each<With>(
     cases: &[Case],
     with: &With,
     one: impl Fn(&With, &Case) -> Result<outcome::Outcome>,
-) -> Totals {
+) -> (Totals, Vec<String>) {
     let mut totals = Totals::default();
+    let mut failed = Vec::new();
     for case in cases {
         let outcome = one(with, case);
-        match &outcome {
-            Ok(outcome) if outcome.problems.is_empty() => totals.passed += 1,
-            Ok(_) | Err(_) => totals.failed += 1,
+        let why = match &outcome {
+            Ok(outcome) => outcome.problems.first().cloned(),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        match why {
+            None => totals.passed += 1,
+            Some(why) => {
+                totals.failed += 1;
+                let first = why.lines().next().unwrap_or_default();
+                failed.push(format!("clients::{} ({first})", case.name));
+            }
         }
         println!("{}", outcome::line(case, &outcome));
     }
     println!("clients: {totals}");
-    totals
+    (totals, failed)
 }

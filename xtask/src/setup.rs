@@ -100,15 +100,26 @@ fn install(packages: &[&str]) -> Result<()> {
         );
     }
     eprintln!("setup: installing {}", packages.join(" "));
-    shell::output(Command::new("apt-get").args(["-q", "update"]))?;
-    let mut command = Command::new("apt-get");
+    shell::output(apt_get().arg("update"))?;
+    let mut command = apt_get();
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["-q", "-y", "install", "--no-install-recommends"])
+        .args(["-y", "install", "--no-install-recommends"])
         .args(packages);
     shell::output(&mut command)?;
     Ok(())
 }
+
+/// `apt-get` that asks again when a download breaks off and waits for another that is at work.
+pub(crate) fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    let tries = format!("Acquire::Retries={DOWNLOAD_TRIES}");
+    command.args(["-q", "-o", &tries, "-o", "DPkg::Lock::Timeout=300"]);
+    command
+}
+
+/// How often apt asks for a file again.
+pub(crate) const DOWNLOAD_TRIES: u8 = 5;
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()

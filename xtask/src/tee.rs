@@ -17,6 +17,11 @@ impl<W: Write> Tee<W> {
         }
     }
 
+    /// Where everything is passed on to.
+    pub(crate) fn passes_to(&mut self) -> &mut W {
+        &mut self.to
+    }
+
     /// What was written so far.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.kept).into_owned()

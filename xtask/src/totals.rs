@@ -47,6 +47,27 @@ impl Totals {
     }
 }
 
+/// The tests that nextest's list after its summary says went wrong, as `BINARY NAME`: it repeats them there, each with how
+/// it ended (FAIL, TIMEOUT, a signal's name) and how long it took.
+pub(crate) fn failed_by_nextest(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim_start);
+    let after = lines.skip_while(|line| !line.starts_with("Summary ["));
+    let failed = after.skip(1).filter_map(|line| {
+        let (how, rest) = line.split_once(" [")?;
+        let ended = how
+            .chars()
+            .all(|c| c.is_ascii_uppercase() || c == '-' || c == ' ');
+        let name = rest.split_once(']')?.1.trim();
+        // Of many, nextest puts the position first: `( 3/40)`.
+        let name = match name.strip_prefix('(') {
+            Some(position) => position.split_once(')')?.1.trim(),
+            None => name,
+        };
+        (ended && !how.starts_with("SLOW")).then(|| name.to_owned())
+    });
+    failed.collect()
+}
+
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
@@ -83,6 +104,22 @@ mod tests {
         };
         assert_eq!(Totals::from_libtest(text), expected);
         assert_eq!(expected.to_string(), "15 passed, 2 failed");
+    }
+
+    #[test]
+    fn names_what_nextest_says_went_wrong() {
+        let text = "        FAIL [   0.1s] (1/9) early::bin named_once_it_is_over\n\
+            \u{20}    Summary [   8.1s] 9 tests run: 6 passed, 2 failed, 1 timed out, 0 skipped\n\
+            \u{20}       FAIL [   0.004s] (3/9) agent-vm-egress::flows echo::one\n\
+            \u{20}    TIMEOUT [ 120.004s] agent-vm-image pull::two\n\
+            \u{20}     SIGABRT [   1.004s] (9/9) agent-vm-image three\nerror: test run failed\n";
+        let expected = [
+            "agent-vm-egress::flows echo::one",
+            "agent-vm-image pull::two",
+            "agent-vm-image three",
+        ];
+        assert_eq!(failed_by_nextest(text), expected);
+        assert!(failed_by_nextest("9 tests [ok]").is_empty());
     }
 
     #[test]

@@ -93,9 +93,9 @@ fn kernel(cache: &Path) -> Result<Kernel> {
         eprintln!("lab: fetching the emulated host's kernel");
         let package = kernel_package()?;
         shell::output(
-            Command::new("apt-get")
+            setup::apt_get()
                 .current_dir(&directory)
-                .args(["-q", "download", &package]),
+                .args(["download", &package]),
         )?;
         let archive = only_entry(&directory, ".deb")?;
         shell::run(shell::tool("dpkg").arg("-x").arg(&archive).arg(&directory))?;
@@ -134,7 +134,7 @@ fn kernel_package() -> Result<String> {
     if let Some(package) = ask().ok().as_deref().and_then(find) {
         return Ok(package);
     }
-    shell::output(Command::new("apt-get").args(["-q", "update"]))?;
+    shell::output(setup::apt_get().arg("update"))?;
     find(&ask()?).context("apt knows no cloud kernel")
 }
 
@@ -200,6 +200,10 @@ fn userland(cache: &Path, kernel: &Kernel) -> Result<PathBuf> {
         let mut command = shell::tool("mmdebstrap");
         command
             .args(["--quiet", "--variant=essential", "--format=tar"])
+            .arg(format!(
+                "--aptopt=Acquire::Retries \"{}\"",
+                setup::DOWNLOAD_TRIES
+            ))
             .arg(format!("--include={packages}"))
             .args([
                 "--dpkgopt=path-exclude=/usr/share/doc/*",
