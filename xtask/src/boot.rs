@@ -196,7 +196,11 @@ fn natively(
         succeeded &= child.wait()?.success();
     }
     let text = said.text();
-    let failed: Vec<_> = libtest::failed(&text).map(str::to_owned).collect();
+    let failed = libtest::verdicts(&text).into_iter();
+    let failed: Vec<_> = failed
+        .filter(|(_, verdict)| *verdict == libtest::Verdict::Failed)
+        .map(|(name, _)| name.to_owned())
+        .collect();
     if !succeeded && failed.is_empty() {
         bail!("boot: the cases' program ended before its cases did");
     }

@@ -8,9 +8,19 @@ pub(super) enum Verdict {
     Ignored,
 }
 
+/// A case that began.
+#[derive(Debug)]
+pub(super) struct Case<'a> {
+    pub(super) name: &'a str,
+    /// What it printed, without the verdict.
+    pub(super) printed: &'a str,
+    /// None while it runs.
+    pub(super) verdict: Option<Verdict>,
+}
+
 /// What stands in libtest's output, with one thread, after each `test NAME ... `: it ends with the verdict, whatever
 /// the case printed in between.
-fn begun(text: &str) -> impl Iterator<Item = (&str, Option<Verdict>)> {
+pub(super) fn cases(text: &str) -> impl Iterator<Item = Case<'_>> {
     let parts = text
         .split("test ")
         .filter_map(|part| part.split_once(" ... "));
@@ -22,34 +32,37 @@ fn begun(text: &str) -> impl Iterator<Item = (&str, Option<Verdict>)> {
             .next()
             .unwrap_or(said)
             .trim_end();
-        let verdict = match said {
-            said if said.ends_with("ok") => Some(Verdict::Passed),
-            said if said.ends_with("FAILED") => Some(Verdict::Failed),
-            said if said.ends_with("ignored") => Some(Verdict::Ignored),
-            _ => None,
-        };
-        (name, verdict)
+        let ended = VERDICTS
+            .iter()
+            .find_map(|(word, verdict)| Some((said.strip_suffix(word)?, *verdict)));
+        let (printed, verdict) = ended.map_or((said, None), |(said, ended)| (said, Some(ended)));
+        Case {
+            name,
+            printed,
+            verdict,
+        }
     })
 }
 
+/// How libtest says them.
+const VERDICTS: &[(&str, Verdict)] = &[
+    ("ok", Verdict::Passed),
+    ("FAILED", Verdict::Failed),
+    ("ignored", Verdict::Ignored),
+];
+
 /// Cases that ended.
 pub(super) fn verdicts(text: &str) -> Vec<(&str, Verdict)> {
-    let ended = |(name, verdict): (_, Option<Verdict>)| verdict.map(|verdict| (name, verdict));
-    begun(text).filter_map(ended).collect()
-}
-
-/// The cases that failed.
-pub(super) fn failed(text: &str) -> impl Iterator<Item = &str> {
-    let ended = begun(text);
-    ended.filter_map(|(name, verdict)| (verdict == Some(Verdict::Failed)).then_some(name))
+    let ended = cases(text).filter_map(|case| Some((case.name, case.verdict?)));
+    ended.collect()
 }
 
 /// The case of those `left` that began and has no verdict.
 pub(super) fn running(text: &str, left: &[String]) -> Option<String> {
-    let (name, verdict) = begun(text)
-        .filter(|(name, _)| left.iter().any(|left| left == name))
+    let last = cases(text)
+        .filter(|case| left.iter().any(|left| left == case.name))
         .last()?;
-    verdict.is_none().then(|| name.to_owned())
+    last.verdict.is_none().then(|| last.name.to_owned())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::io::{Result, Write};
 
-use super::libtest::{Verdict, verdicts};
+use super::libtest::{Verdict, cases};
 
 /// Takes what libtest prints and passes on a case when it has ended.
 #[derive(Debug)]
@@ -46,28 +46,20 @@ impl<W: Write> Progress<W> {
 
     /// Passes on one run of libtest, with its result line.
     fn pass_on(&mut self, run: &str) -> Result<()> {
-        let Some((said, result)) = run.rsplit_once(RESULT) else {
-            return Ok(());
-        };
-        let took = result
-            .split_once("finished in ")
+        let took = run
+            .rsplit_once("finished in ")
             .map_or("?", |(_, took)| took.trim());
-        for (name, verdict) in verdicts(run) {
-            match verdict {
-                Verdict::Passed => writeln!(self.to, "test {name} ... ok ({took})")?,
-                Verdict::Ignored => writeln!(self.to, "test {name} ... ignored")?,
-                Verdict::Failed => writeln!(self.to, "boot: {name} did not pass ({took})")?,
+        for case in cases(run) {
+            let name = case.name;
+            match case.verdict {
+                Some(Verdict::Passed) => writeln!(self.to, "test {name} ... ok ({took})")?,
+                Some(Verdict::Ignored) => writeln!(self.to, "test {name} ... ignored")?,
+                Some(Verdict::Failed) => {
+                    writeln!(self.to, "boot: {name} did not pass ({took})")?;
+                }
+                None => continue,
             }
-            let printed = said.split_once(" ... ").map_or("", |(_, printed)| printed);
-            let printed = printed.split("\nfailures:").next().unwrap_or(printed);
-            let lines = printed.lines().map(|line| {
-                let verdict = ["ok", "FAILED", "ignored"];
-                verdict
-                    .iter()
-                    .find_map(|word| line.strip_suffix(word))
-                    .unwrap_or(line)
-            });
-            for line in lines.filter(|line| !line.is_empty()) {
+            for line in case.printed.lines().filter(|line| !line.is_empty()) {
                 writeln!(self.to, "    {line}")?;
             }
         }
