@@ -12,6 +12,7 @@
 
 mod agent_vm;
 mod machine;
+mod processes;
 mod pty;
 mod standstill;
 

@@ -4,8 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use agent_vm_test_support::upstream::{Upstream, UpstreamConfig};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
+use crate::processes::{children, command_line};
 use crate::{AgentVm, IMAGE_VARIABLE, STORE_VARIABLE};
 
 /// The user `agent-vm` runs as when the test itself is root.
@@ -200,29 +201,9 @@ impl Machine {
 /// # Errors
 /// When there is none.
 pub fn vmm_of(launcher: u32) -> Result<u32> {
-    for entry in fs_err::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let Ok(status) = fs_err::read_to_string(format!("/proc/{pid}/status")) else {
-            continue;
-        };
-        let Ok(command) = fs_err::read(format!("/proc/{pid}/cmdline")) else {
-            continue;
-        };
-        let parent = status
-            .lines()
-            .find_map(|line| line.strip_prefix("PPid:"))
-            .map(str::trim);
-        let is_vmm = command
-            .split(|byte| *byte == 0)
-            .any(|argument| argument == b"__vmm");
-        if is_vmm && parent == Some(&launcher.to_string()) {
-            return Ok(pid);
-        }
-    }
-    bail!("process {launcher} has no child `__vmm`")
+    let is_vmm = |pid: &u32| command_line(*pid).iter().any(|word| word == "__vmm");
+    let vmm = children(launcher).find(is_vmm);
+    vmm.with_context(|| format!("process {launcher} has no child `__vmm`"))
 }
 
 /// Whether this process is root, so that `agent-vm` is run as another user.
